@@ -1,0 +1,71 @@
+"""tfcompress: smaller and faster Keras 3 models on the way to `.tflite`.
+
+    import tfcompress as tfc
+
+    model.fit(x, y, callbacks=[tfc.PruningCallback(tfc.PolynomialDecay(0.0, 0.8, 0, 1000))])
+    tfc.convert(model, "int8", representative_data=x).save("model.tflite")
+
+Public names are loaded on first use, so `import tfcompress` imports neither TensorFlow nor Keras,
+and everything that only runs a `.tflite` works where neither is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+__version__ = "0.1.0"
+
+# name -> the module that defines it. `models` is a package of its own.
+_HOMES = {
+    "CompressError": "errors",
+    "ConfigError": "errors",
+    "ConversionError": "errors",
+    "CorruptFileError": "errors",
+    "DataError": "errors",
+    "DeviceError": "errors",
+    "ModelTypeError": "errors",
+    "ScopeError": "errors",
+    "VerificationError": "errors",
+    "CompressionReport": "report",
+    "ConstantSparsity": "schedules",
+    "ExponentialDecay": "schedules",
+    "OneShot": "schedules",
+    "PolynomialDecay": "schedules",
+    "Schedule": "schedules",
+    "register_layer": "registry",
+    "Pruner": "pruning.pruner",
+    "PruningCallback": "pruning.callback",
+    "sparsity": "pruning.pruner",
+    "TFLiteModel": "runtime.model",
+    "available_runtimes": "runtime.adapter",
+    "BenchmarkReport": "deploy.benchmark",
+    "benchmark": "deploy.benchmark",
+    "convert": "conversion.convert",
+}
+_PACKAGES = ("models",)
+
+__all__ = sorted([*_HOMES, *_PACKAGES, "__version__"])
+
+# In the repository `models/` lies beside this package, in an installation inside it. A wheel's
+# user who stands in the repository's root gets the source folder instead of the wheel
+# (`python -m ...` puts the working directory first): let that folder find its own `models/`.
+_root = Path(__file__).resolve().parent.parent
+if not (Path(__file__).resolve().parent / "models").is_dir() and (_root / "models").is_dir():
+    __path__.append(str(_root))
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    elif name in _PACKAGES:
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_PACKAGES})

@@ -1,0 +1,114 @@
+"""What every command prints with: rich where it is installed, plain text where it is not.
+
+A board that only runs `.tflite` files has no reason to hold rich.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+try:
+    import rich.console
+    import rich.markup
+    import rich.progress
+    import rich.table
+except ImportError:
+    HAVE_RICH = False
+else:
+    HAVE_RICH = True
+
+
+class Console:
+    """Prints tables and progress for people, or one JSON document for programs.
+
+    Args:
+        as_json: print only what `result` is given, as JSON.
+    """
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self._out = rich.console.Console() if HAVE_RICH else None
+        self._err = rich.console.Console(stderr=True) if HAVE_RICH else None
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        if not self.as_json:
+            if self._out is not None:
+                self._out.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(text)
+
+    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+        """A table for people; its first column is text, the others are right-aligned figures."""
+        if self.as_json:
+            return
+        if self._out is not None:
+            table = rich.table.Table(title=title or None, title_justify="left")
+            for number, head in enumerate(heads):
+                table.add_column(head, justify="left" if number == 0 else "right", overflow="fold")
+            for row in rows:
+                table.add_row(*(rich.markup.escape(cell) for cell in row))
+            if not self._out.is_terminal:
+                self._out.width = 160  # a pipe or a log file has no width to fit in
+            self._out.print(table)
+            return
+        widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
+        if title:
+            print(title)
+        for row in [heads, *rows]:
+            print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+
+    def result(self, value: Any) -> None:
+        """The whole result, printed only with --json."""
+        if self.as_json:
+            json.dump(value, sys.stdout, indent=2, default=str)
+            print()
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """A progress bar on the terminal's error stream, so that results can be piped."""
+        if self._err is None or self.as_json or not self._err.is_terminal:
+            yield Progress(None)
+            return
+        columns = (
+            rich.progress.TextColumn("{task.description:<34}", markup=False),
+            rich.progress.BarColumn(bar_width=30),
+            rich.progress.TaskProgressColumn(),
+            rich.progress.TimeElapsedColumn(),
+        )
+        with rich.progress.Progress(*columns, console=self._err, transient=True) as bars:
+            yield Progress(bars)
+
+
+class Progress:
+    """One bar at a time, under a name."""
+
+    def __init__(self, bars: Any) -> None:
+        self._bars = bars
+        self._task: Any = None
+
+    def start(self, name: str) -> None:
+        """Begins the next piece of work."""
+        if self._bars is not None:
+            if self._task is not None:
+                self._bars.update(self._task, completed=1.0)
+            self._task = self._bars.add_task(name, total=1.0)
+
+    def update(self, share: float) -> None:
+        """Sets the share done, 0 to 1."""
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, completed=share)
+
+
+def kilobytes(size: int) -> str:
+    """Bytes as `"158.0 kB"` (1 kB = 1000 bytes)."""
+    return f"{size / 1000:,.1f} kB"
+
+
+def milliseconds(value: float) -> str:
+    """Three significant figures."""
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"

@@ -1,0 +1,101 @@
+"""`tfcompress convert`: a Keras model to one or several `.tflite` files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tfcompress.cli.console import Console, kilobytes
+from tfcompress.conversion.precisions import PRECISIONS
+from tfcompress.errors import ConfigError
+from tfcompress.quiet import import_tensorflow
+
+HELP = "convert a Keras model to .tflite"
+DESCRIPTION = (
+    "Converts a Keras 3 model (.keras, .h5, or a SavedModel folder) to .tflite files; each is run "
+    "once before it is written."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("model", help=".keras or .h5 file, or SavedModel folder")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        help=f"one or several, separated by commas, of {', '.join(PRECISIONS)}",
+    )
+    parser.add_argument(
+        "--data",
+        help="representative inputs for int8 and int16x8: .npy, .npz (arrays named as the inputs, "
+        "or x_train), or a folder of images",
+    )
+    parser.add_argument("--io", default="float32", help="float32, int8, uint8 or int16")
+    parser.add_argument("--batch-size", type=int, default=1, help="the file's fixed batch size")
+    parser.add_argument(
+        "--sparse", action="store_true", help="sparse encoding of pruned weights, where it is safe"
+    )
+    parser.add_argument(
+        "--out", help="file to write, or a folder for several precisions; default: beside the model"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Runs the command."""
+    names = [name.strip() for name in options.precision.split(",") if name.strip()]
+    unknown = [name for name in names if name not in PRECISIONS]
+    if unknown or not names:
+        raise ConfigError(
+            f"--precision takes {', '.join(PRECISIONS)}. Received: {options.precision!r}"
+        )
+    source = Path(options.model)
+    targets = _targets(source, names, options.out)
+    for target in targets:
+        if target.exists() and not options.overwrite:
+            raise ConfigError(f"{str(target)!r} exists. Pass --overwrite or another --out.")
+
+    import tfcompress as tfc
+    from tfcompress.model_files import load_model, load_representative
+
+    rows, results = [], []
+    with console.progress() as progress:
+        progress.start("loading")
+        import_tensorflow()
+        model = load_model(source)
+        data = load_representative(options.data) if options.data else None
+        for name, target in zip(names, targets, strict=True):
+            progress.start(f"converting to {name}")
+            calibrated = PRECISIONS[name].calibrated
+            tflite = tfc.convert(
+                model,
+                name,
+                representative_data=data if calibrated else None,
+                io=options.io if options.io in PRECISIONS[name].io else "float32",
+                batch_size=options.batch_size,
+                sparse=options.sparse,
+                path=target,
+                overwrite=options.overwrite,
+            )
+            sizes = tflite.sizes
+            rows.append([str(target), name, kilobytes(sizes.raw), kilobytes(sizes.gzip)])
+            results.append({"path": str(target), **vars(sizes), "report": tflite.report.to_dict()})
+    console.table(["file", "precision", "size", "zipped"], rows)
+    for result in results:
+        for note in result["report"]["notes"]:
+            console.say(f"{Path(result['path']).name}: {note}")
+    console.result(results)
+    return 0
+
+
+def _targets(source: Path, names: list[str], out: str | None) -> list[Path]:
+    stem = source.name if source.is_dir() else source.stem
+    if out is not None and out.endswith(".tflite"):
+        if len(names) > 1:
+            raise ConfigError(f"--out must be a folder for several precisions. Received: {out!r}")
+        return [Path(out)]
+    folder = Path(out) if out is not None else source.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(names) == 1 and out is None:
+        return [folder / f"{stem}.tflite"]
+    return [folder / f"{stem}_{name}.tflite" for name in names]

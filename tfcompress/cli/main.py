@@ -1,0 +1,62 @@
+"""`tfcompress`: the entry point, its commands and its exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import tfcompress
+from tfcompress.cli.console import Console
+from tfcompress.errors import CompressError, ConfigError
+
+COMMANDS = ("demo", "convert", "benchmark")
+OK, NOT_MET, USAGE, FAILED = 0, 1, 2, 3
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all commands; imports neither TensorFlow nor Keras."""
+    parser = argparse.ArgumentParser(
+        prog="tfcompress",
+        description="Model optimization for Keras 3 and TFLite.",
+        epilog="Exit codes: 0 done, 1 a condition asked for is not met, 2 usage, 3 failed.",
+    )
+    parser.add_argument("--version", action="version", version=tfcompress.__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        module = importlib.import_module(f"tfcompress.cli.{name}")
+        sub = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.DESCRIPTION,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        sub.add_argument("--json", action="store_true", help="print one JSON document only")
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    # TensorFlow reads this when it is imported; its chatter is of no use to our users.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    options = build_parser().parse_args(arguments)
+    try:
+        code: int = options.run(options, Console(options.json))
+    except CompressError as error:
+        print(f"tfcompress {options.command}: {error}", file=sys.stderr)
+        return USAGE if isinstance(error, ConfigError) else FAILED
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Keras to TFLite: export, calibration, precisions, and the worker that converts."""

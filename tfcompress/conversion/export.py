@@ -1,0 +1,292 @@
+"""From a Keras 3 model to a SavedModel with one static signature, the converter's food.
+
+The SavedModel is written in the user's process, so custom layers need no registration and no
+second copy of their code, and the converter's process needs only TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfcompress.conversion.calibration import InputSpec
+from tfcompress.errors import ConfigError, ConversionError, DataError, ModelTypeError
+from tfcompress.keras3 import check_keras3
+
+SIGNATURE = "serving_default"
+_AUTO_NAME = re.compile(r"^(keras_tensor|input_layer|input)(_\d+)?$")
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A model's inputs, and how to call it with them.
+
+    Attributes:
+        specs: the inputs, flat, batch axis first (sizes may be unknown).
+        structure: the nest of inputs that the model's `call` takes, as indices into `specs`.
+    """
+
+    specs: tuple[InputSpec, ...]
+    structure: Any
+
+
+def check_model(model: Any) -> None:
+    """Checks that `model` is a built Keras 3 model with finite weights.
+
+    Raises:
+        ModelTypeError: it is a Keras 2 model, not built, or no model.
+        DataError: a weight is NaN or infinite.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ModelTypeError(
+            "Conversion needs Keras on its TensorFlow backend (KERAS_BACKEND=tensorflow). "
+            f"Received: {keras.backend.backend()!r}. Save the model as .keras and load it there."
+        )
+    check_keras3(model)
+    if not model.built or (isinstance(model, keras.Sequential) and not model.layers):
+        raise ModelTypeError(
+            f"The model {model.name!r} is not built: it does not know its input shape. Call it on "
+            "data once, or call model.build(input_shape), or give its first layer an Input."
+        )
+    for variable in model.variables:
+        value = keras.ops.convert_to_numpy(variable)
+        if value.dtype.kind == "f" or value.dtype.name == "bfloat16":
+            bad = int((~np.isfinite(value.astype(np.float32))).sum())
+            if bad:
+                raise DataError(
+                    f"Weights must be finite. Received: {bad} NaN or infinite values in "
+                    f"{variable.path!r} of the model {model.name!r}. Training has diverged: lower "
+                    "the learning rate, or restore an earlier checkpoint."
+                )
+
+
+def read_interface(model: keras.Model, input_shapes: Any = None) -> Interface:
+    """The inputs of a built model.
+
+    Args:
+        model: a built model, Functional, Sequential or subclassed.
+        input_shapes: overrides what the model says: a shape without the batch axis, or a dict of
+            such shapes by input name, or a list of them.
+
+    Raises:
+        ModelTypeError: a subclassed model that has never been called.
+        ConfigError: `input_shapes` does not fit the model.
+    """
+    if isinstance(model, keras.Sequential) and not hasattr(model, "_functional"):
+        nest = _from_shapes(model)
+    elif getattr(model, "_functional", None) is not None:
+        nest = model._functional._inputs_struct
+    elif hasattr(model, "_inputs_struct"):
+        nest = model._inputs_struct
+    else:
+        nest = _from_shapes(model)
+    flat = keras.tree.flatten(nest)
+    specs = _named(nest, flat)
+    structure = keras.tree.pack_sequence_as(nest, list(range(len(flat))))
+    if input_shapes is not None:
+        specs = _reshaped(specs, input_shapes)
+    return Interface(tuple(specs), structure)
+
+
+def _from_shapes(model: keras.Model) -> Any:
+    """Inputs of a subclassed model, as `build` or the first call saw them."""
+    shapes = getattr(model, "_build_shapes_dict", None)
+    if not shapes:
+        raise ModelTypeError(
+            f"The model {model.name!r} ({type(model).__name__}) is subclassed and has never been "
+            "called, so its inputs are not known. Call it on data once, or pass input_shapes=."
+        )
+    values = list(shapes.values())
+    nest = values[0] if len(values) == 1 else dict(shapes)
+    if len(values) > 1:
+        nest = {key.removesuffix("_shape"): value for key, value in shapes.items()}
+
+    def as_tensor(shape: Any) -> Any:
+        return keras.KerasTensor(tuple(shape), dtype=model.input_dtype)
+
+    if isinstance(nest, (tuple, list)) and nest and isinstance(nest[0], (int, type(None))):
+        return as_tensor(nest)
+    return keras.tree.map_shape_structure(as_tensor, nest)
+
+
+def _named(nest: Any, flat: Sequence[Any]) -> list[InputSpec]:
+    keys: list[str | None] = [None] * len(flat)
+    if isinstance(nest, Mapping) and len(nest) == len(flat):
+        order = keras.tree.flatten({key: key for key in nest})
+        keys = list(order)
+    specs = []
+    for number, (tensor, key) in enumerate(zip(flat, keys, strict=True)):
+        own = str(getattr(tensor, "name", "") or "")
+        automatic = "input" if len(flat) == 1 else f"input_{number + 1}"
+        name = key or (automatic if not own or _AUTO_NAME.match(own) else own)
+        aliases = tuple({own, automatic} - {name, ""})
+        specs.append(InputSpec(_identifier(name), tuple(tensor.shape), str(tensor.dtype), aliases))
+    if len({spec.name for spec in specs}) < len(specs):
+        specs = [
+            InputSpec(f"{s.name}_{i}", s.shape, s.dtype, s.aliases) for i, s in enumerate(specs)
+        ]
+    return specs
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"\W", "_", name) or "input"
+
+
+def _reshaped(specs: Sequence[InputSpec], shapes: Any) -> list[InputSpec]:
+    if isinstance(shapes, Mapping):
+        given = [shapes.get(spec.name) for spec in specs]
+        unknown = set(shapes) - {spec.name for spec in specs}
+        if unknown:
+            raise ConfigError(
+                f"`input_shapes` names inputs that the model does not have: {sorted(unknown)}. "
+                f"It has {[spec.name for spec in specs]}"
+            )
+    elif len(specs) == 1 and all(isinstance(size, int) for size in shapes):
+        given = [shapes]
+    else:
+        given = list(shapes)
+    if len(given) != len(specs):
+        raise ConfigError(
+            f"`input_shapes` must give {len(specs)} shapes, one per input. Received: {shapes!r}"
+        )
+    result = []
+    for spec, shape in zip(specs, given, strict=True):
+        full = spec.shape if shape is None else (spec.shape[0], *(int(size) for size in shape))
+        if len(full) != len(spec.shape) or any(
+            own is not None and own != new
+            for own, new in zip(spec.example_shape, full[1:], strict=True)
+        ):
+            raise ConfigError(
+                f"`input_shapes` gives {shape!r} for input {spec.name!r}, which takes "
+                f"{spec.example_shape} (without the batch axis)."
+            )
+        result.append(InputSpec(spec.name, full, spec.dtype, spec.aliases))
+    return result
+
+
+def fix_shapes(
+    interface: Interface, batch_size: int, examples: Mapping[str, np.ndarray] | None
+) -> tuple[tuple[int, ...], ...]:
+    """Static shapes of the inputs: unknown sizes are taken from representative examples.
+
+    Raises:
+        ConfigError: a size is known neither from the model nor from data, or the model's own
+            batch size is another.
+    """
+    shapes = []
+    for spec in interface.specs:
+        sizes = list(spec.shape)
+        if sizes and sizes[0] is not None and sizes[0] != batch_size:
+            raise ConfigError(
+                f"The model {spec.name!r} input has a fixed batch size of {sizes[0]}: pass "
+                f"batch_size={sizes[0]}, or build it with another. Received: {batch_size}"
+            )
+        if sizes:
+            sizes[0] = batch_size
+        if examples is not None:
+            sizes[1:] = examples[spec.name].shape[1:]
+        if any(size is None for size in sizes):
+            raise ConfigError(
+                f"A TFLite model needs fixed sizes, and input {spec.name!r} has the shape "
+                f"{spec.shape}. Pass input_shapes=(...) without the batch axis."
+            )
+        shapes.append(tuple(int(size) for size in sizes if size is not None))
+    return tuple(shapes)
+
+
+def write_saved_model(
+    model: keras.Model, interface: Interface, shapes: Sequence[tuple[int, ...]], folder: str
+) -> list[str]:
+    """Writes the model's inference function as a SavedModel and returns its output names.
+
+    Raises:
+        ConversionError: the model cannot be traced with these shapes.
+    """
+    names = [spec.name for spec in interface.specs]
+    signature = {
+        spec.name: tf.TensorSpec(shape, spec.dtype, name=spec.name)
+        for spec, shape in zip(interface.specs, shapes, strict=True)
+    }
+    output_names: list[str] = []
+
+    def infer(**inputs: Any) -> dict[str, Any]:
+        nest = keras.tree.map_structure(lambda index: inputs[names[index]], interface.structure)
+        outputs = _call(model, nest)
+        named = _name_outputs(model, outputs)
+        output_names[:] = list(named)
+        return {name: tf.identity(value, name=name) for name, value in named.items()}
+
+    with float32_compute(model), _quiet():
+        try:
+            function = tf.function(infer, autograph=False).get_concrete_function(**signature)
+        except Exception as error:
+            shown = {name: tuple(spec.shape) for name, spec in signature.items()}
+            raise ConversionError(
+                f"The model {model.name!r} cannot be traced for inference with inputs {shown}: "
+                f"{error}"
+            ) from error
+        module = tf.Module()
+        module.held = list(function.graph.variables)
+        module.model = model  # lookup tables and other resources that are no variables
+        tf.saved_model.save(module, folder, signatures={SIGNATURE: function})
+    return output_names
+
+
+def _call(model: keras.Model, inputs: Any) -> Any:
+    shapes = getattr(model, "_build_shapes_dict", None) or {}
+    separate = isinstance(inputs, dict) and len(shapes) > 1 and not hasattr(model, "_inputs_struct")
+    if separate:  # a subclassed `call(self, a, b)`
+        return model(**inputs, training=False)
+    return model(inputs, training=False)
+
+
+def _name_outputs(model: keras.Model, outputs: Any) -> dict[str, Any]:
+    if isinstance(outputs, Mapping):
+        flat = keras.tree.flatten_with_path(outputs)
+        return {_identifier("_".join(map(str, path))): value for path, value in flat}
+    values = keras.tree.flatten(outputs)
+    names = [_identifier(name) for name in getattr(model, "output_names", None) or []]
+    if len(names) != len(values) or len(set(names)) != len(names):
+        names = [f"output_{i}" for i in range(len(values))] if len(values) > 1 else ["output"]
+    return dict(zip(names, values, strict=True))
+
+
+@contextlib.contextmanager
+def float32_compute(model: keras.Model) -> Iterator[None]:
+    """Lets a mixed-precision model compute in float32 while the block runs.
+
+    The variables of such a model are float32 already; its float16 casts are what the converter
+    cannot take.
+    """
+    changed = []
+    for layer in model._flatten_layers():
+        policy = layer.dtype_policy
+        if policy.compute_dtype != policy.variable_dtype and policy.variable_dtype == "float32":
+            changed.append((layer, policy))
+            layer.dtype_policy = "float32"
+    try:
+        yield
+    finally:
+        for layer, policy in changed:
+            layer.dtype_policy = policy
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

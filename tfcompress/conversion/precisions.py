@@ -1,0 +1,81 @@
+"""What each `precision` of `tfc.convert` asks of the converter, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tfcompress.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One way of storing and computing.
+
+    Attributes:
+        name: the string that `tfc.convert` takes.
+        calibrated: needs representative data.
+        ops: names in `tf.lite.OpsSet` that the converter may use; () for its default.
+        fallback_ops: what to allow where it fails with those alone (the rest stays float).
+        optimize: sets `Optimize.DEFAULT`.
+        float16: stores weights as float16.
+        io: types that inputs and outputs may be stored in.
+        quantizer: recipe of ai-edge-quantizer applied to the float file, if any.
+        all_integer: a float tensor in the result is worth a report.
+    """
+
+    name: str
+    calibrated: bool = False
+    ops: tuple[str, ...] = ()
+    fallback_ops: tuple[str, ...] = ()
+    optimize: bool = False
+    float16: bool = False
+    io: tuple[str, ...] = ("float32",)
+    quantizer: str = ""
+    all_integer: bool = False
+
+
+_INT16_OPS = "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"
+
+PRECISIONS = {
+    precision.name: precision
+    for precision in (
+        Precision("fp32"),
+        Precision("fp16", optimize=True, float16=True),
+        Precision("dynamic", optimize=True),
+        Precision(
+            "int8",
+            calibrated=True,
+            optimize=True,
+            ops=("TFLITE_BUILTINS_INT8",),
+            fallback_ops=("TFLITE_BUILTINS_INT8", "TFLITE_BUILTINS"),
+            io=("float32", "int8", "uint8"),
+            all_integer=True,
+        ),
+        Precision(
+            "int16x8",
+            calibrated=True,
+            optimize=True,
+            ops=(_INT16_OPS,),
+            fallback_ops=(_INT16_OPS, "TFLITE_BUILTINS"),
+            io=("float32", "int16"),
+            all_integer=True,
+        ),
+        Precision("weight-int8", quantizer="weight_only_wi8_afp32"),
+    )
+}
+
+
+def get_precision(name: str, io: str) -> Precision:
+    """The row of that name, with `io` checked against it.
+
+    Raises:
+        ConfigError: unknown precision, or an io type that it does not offer.
+    """
+    if name not in PRECISIONS:
+        raise ConfigError(f"`precision` must be one of {list(PRECISIONS)}. Received: {name!r}")
+    precision = PRECISIONS[name]
+    if io not in precision.io:
+        raise ConfigError(
+            f"`io` must be one of {list(precision.io)} with precision {name!r}. Received: {io!r}"
+        )
+    return precision

@@ -1,0 +1,1 @@
+"""Looking at `.tflite` files and measuring them; no TensorFlow, no Keras."""

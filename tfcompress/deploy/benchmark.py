@@ -1,0 +1,344 @@
+"""`tfc.benchmark`: latency of `.tflite` files on this machine, measured so that it can be trusted.
+
+Every model runs in a process of its own, which gives its initialisation time and peak memory and
+keeps a bad file from harming this process. The models take turns in blocks of at least 5 ms:
+noise of the machine hits all alike, and each runs on warm caches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfcompress.deploy.timing_worker import make_inputs
+from tfcompress.errors import ConfigError, CorruptFileError, DeviceError
+from tfcompress.files import write_json
+from tfcompress.runtime import adapter
+from tfcompress.runtime.isolation import child_environment, python_command
+from tfcompress.runtime.model import TFLiteModel, input_infos, match_inputs, quantize
+
+BLOCK_MS = 5.0
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """One model in one setting.
+
+    Attributes:
+        name: the file's name.
+        backend: `"xnnpack"` or `"reference"` (the runtime's builtin kernels alone).
+        threads: threads of the runtime.
+        median_ms: median over the blocks of the time of one inference, in milliseconds.
+        p10_ms: tenth percentile.
+        p90_ms: ninetieth percentile.
+        init_ms: loading, planning of memory and packing of weights, in milliseconds.
+        peak_mb: memory that the model added to its process at most, in MiB.
+        ratio: median over the first row's median: below 1 is faster.
+        error: why it did not run, else "".
+    """
+
+    name: str
+    backend: str
+    threads: int
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    init_ms: float
+    peak_mb: float
+    ratio: float
+    error: str = ""
+
+
+@dataclass
+class BenchmarkReport:
+    """What `tfc.benchmark` has measured.
+
+    Attributes:
+        rows: one for each model, backend and thread count.
+        machine: processor, cores, system, runtime and its version.
+        settings: runs, warm-up runs, block length.
+    """
+
+    rows: list[BenchmarkRow]
+    machine: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        rows = [
+            {k: None if v != v else v for k, v in asdict(row).items()}  # NaN is no JSON
+            for row in self.rows
+        ]
+        return {"rows": rows, "machine": self.machine, "settings": self.settings}
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the report as JSON."""
+        return write_json(path, self.to_dict())
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Headings and cells, for printing."""
+        heads = ["model", "backend", "threads", "median ms", "p10", "p90", "init ms", "peak MB"]
+        cells = [
+            [r.name, r.backend, str(r.threads)]
+            + (
+                [r.error, "", "", "", "", ""]
+                if r.error
+                else [
+                    _figures(r.median_ms),
+                    _figures(r.p10_ms),
+                    _figures(r.p90_ms),
+                    f"{r.init_ms:.1f}",
+                    f"{r.peak_mb:.1f}",
+                    f"x{r.ratio:.2f}",
+                ]
+            )
+            for r in self.rows
+        ]
+        return [*heads, "ratio"], cells
+
+    def __str__(self) -> str:
+        heads, cells = self.table()
+        widths = [max(len(row[i]) for row in [heads, *cells]) for i in range(len(heads))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in [heads, *cells]
+        ]
+        about = ", ".join(f"{key}: {value}" for key, value in self.machine.items())
+        return "\n".join([*lines, about])
+
+
+def _figures(value: float) -> str:
+    return f"{value:.4f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def benchmark(
+    paths: Any,
+    *,
+    backend: str | Sequence[str] = "xnnpack",
+    threads: int | Sequence[int] = 1,
+    runs: int = 50,
+    warmup: int = 5,
+    inputs: Any = None,
+    runtime: str = "auto",
+    progress: Callable[[float], None] | None = None,
+) -> BenchmarkReport:
+    """Measures the latency of models on this machine.
+
+    Args:
+        paths: a path, a `TFLiteModel`, or a list of these; the first is what ratios refer to.
+        backend: `"xnnpack"`, `"reference"` (the builtin kernels without XNNPACK), or several.
+        threads: number of threads, or several to try each.
+        runs: blocks timed for each model; a block is as many inferences as take 5 ms, at least
+            one, and counts as one measurement.
+        warmup: inferences before timing starts.
+        inputs: what to feed: real values as for `TFLiteModel.predict`, of which the first batch
+            is taken; None for noise (zeros for integer inputs such as token ids).
+        runtime: `"auto"`, `"ai-edge-litert"`, `"tflite-runtime"` or `"tensorflow"`.
+        progress: called with the share done, 0 to 1.
+
+    Returns:
+        The report; print it, or read `.rows`.
+
+    Raises:
+        CorruptFileError: a file is not sound.
+        DeviceError: no runtime is installed, or it runs none of the models.
+        ConfigError: an argument out of its range.
+
+    Example:
+        >>> print(tfc.benchmark(["float.tflite", "int8.tflite"], threads=[1, 2]))
+    """
+    models = _models(paths)
+    backends = [backend] if isinstance(backend, str) else list(backend)
+    for name in backends:
+        if name not in adapter.BACKENDS:
+            raise ConfigError(f"`backend` must be one of {adapter.BACKENDS}. Received: {name!r}")
+    counts = [threads] if isinstance(threads, int) else list(threads)
+    for label, values, least in (
+        ("threads", counts, 1),
+        ("runs", [runs], 1),
+        ("warmup", [warmup], 0),
+    ):
+        if not values or any(
+            isinstance(v, bool) or not isinstance(v, int) or v < least for v in values
+        ):
+            raise ConfigError(f"`{label}` must be whole numbers >= {least}. Received: {values}")
+    runtime = adapter.resolve_runtime(runtime)
+
+    with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+        workers: list[_Worker] = []
+        try:
+            for number, model in enumerate(models):
+                data = _write_inputs(model, inputs, os.path.join(folder, f"{number}.npz"))
+                file = os.path.join(folder, f"{number}.tflite")
+                Path(file).write_bytes(model.content)
+                for name in backends:
+                    for count in counts:
+                        worker = _Worker(model.name, name, count)
+                        workers.append(worker)
+                        worker.load(file, data, runtime)
+            _measure([w for w in workers if not w.error], runs, warmup, progress)
+            if all(worker.error for worker in workers):
+                raise DeviceError(f"No model could be measured: {workers[0].error}")
+            rows = _rows(workers)
+        finally:
+            for worker in workers:
+                worker.close()
+    return BenchmarkReport(
+        rows,
+        machine=describe_machine(runtime),
+        settings={"runs": runs, "warmup": warmup, "block_ms": BLOCK_MS},
+    )
+
+
+def _models(paths: Any) -> list[TFLiteModel]:
+    items = list(paths) if isinstance(paths, (list, tuple)) else [paths]
+    if not items:
+        raise ConfigError("`paths` must name at least one .tflite file. Received: an empty list")
+    models = [item if isinstance(item, TFLiteModel) else TFLiteModel(item) for item in items]
+    return models
+
+
+def _write_inputs(model: TFLiteModel, inputs: Any, path: str) -> str:
+    infos = input_infos(model.parsed)
+    if inputs is None:
+        values = make_inputs(infos)
+    else:
+        arrays, count = match_inputs(infos, inputs)
+        values = []
+        for array, info in zip(arrays, infos, strict=True):
+            rows = np.arange(info.shape[0] if info.shape else 1) % max(count, 1)
+            values.append(quantize(array[rows], info).reshape(info.shape))
+    np.savez(path, *values)
+    return path
+
+
+class _Worker:
+    """A process that holds one model in one setting."""
+
+    def __init__(self, name: str, backend: str, threads: int) -> None:
+        self.name, self.backend, self.threads = name, backend, threads
+        self.error = ""
+        self.init_ms = self.peak_mb = float("nan")
+        self.samples: list[float] = []
+        self.block = 1
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self.process = subprocess.Popen(
+            python_command("tfcompress.deploy.timing_worker:serve"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            env=child_environment(),
+            text=True,
+        )
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except OSError:
+            line = ""
+        if not line:
+            code = self.process.wait()
+            raise CorruptFileError(
+                f"The runtime died on {self.name!r} (exit code {code}): the file is damaged, or "
+                "the machine ran out of memory."
+            )
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer and answer["kind"] != "DeviceError":
+            raise CorruptFileError(f"{self.name!r} cannot be run: {answer['error']}")
+        return answer
+
+    def load(self, file: str, data: str, runtime: str) -> None:
+        answer = self.ask(
+            load=file, inputs=data, runtime=runtime, backend=self.backend, threads=self.threads
+        )
+        self.error = answer.get("error", "")
+        self.init_ms = answer.get("init_ms", float("nan"))
+
+    def close(self) -> None:
+        if self.process.stdin:
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdout:
+            self.process.stdout.close()
+        self.log.close()
+
+
+def _measure(
+    workers: Sequence[_Worker], runs: int, warmup: int, progress: Callable[[float], None] | None
+) -> None:
+    for worker in workers:
+        if warmup:
+            worker.ask(run=warmup)
+        once = max(worker.ask(run=1)["ms"], 1e-4)
+        once = max(worker.ask(run=max(1, min(100, int(BLOCK_MS / once))))["ms"], 1e-4)
+        worker.block = max(1, int(np.ceil(BLOCK_MS / once)))
+    order = np.random.default_rng(0)
+    for done in range(runs):
+        # A new order in each round: nobody always runs behind the same neighbour.
+        for number in order.permutation(len(workers)):
+            worker = workers[number]
+            worker.samples.append(worker.ask(run=worker.block)["ms"])
+        if progress is not None:
+            progress((done + 1) / runs)
+    for worker in workers:
+        worker.peak_mb = worker.ask(memory=True)["peak_mb"]
+
+
+def _rows(workers: Sequence[_Worker]) -> list[BenchmarkRow]:
+    first = next(float(np.median(w.samples)) for w in workers if w.samples)
+    rows = []
+    for worker in workers:
+        nan = float("nan")
+        low, median, high = nan, nan, nan
+        if worker.samples:
+            low, median, high = map(float, np.percentile(worker.samples, [10, 50, 90]))
+        rows.append(
+            BenchmarkRow(
+                worker.name,
+                worker.backend,
+                worker.threads,
+                median,
+                low,
+                high,
+                worker.init_ms,
+                worker.peak_mb,
+                median / first,
+                worker.error,
+            )
+        )
+    return rows
+
+
+def describe_machine(runtime: str) -> dict[str, Any]:
+    """Processor, cores, system, and the runtime with its version."""
+    processor = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            ]
+        processor = names[0] if names else processor
+    except OSError:
+        pass
+    return {
+        "processor": processor,
+        "cores": os.cpu_count() or 1,
+        "system": f"{platform.system()} {platform.machine()}",
+        "runtime": f"{runtime} {adapter.runtime_version(runtime)}",
+    }

@@ -1,0 +1,98 @@
+"""The process in which `tfc.benchmark` loads one model and times blocks of runs of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from tfcompress.runtime import adapter, proof
+
+
+def serve() -> int:
+    """Answers one JSON request a line until its input ends: load, then run, then memory."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    session: adapter.Session | None = None
+    base = 0.0
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer: dict[str, Any] = {}
+        try:
+            if "load" in request:
+                adapter.interpreter_module(request["runtime"])
+                base = _reset_peak()
+                session, answer["init_ms"] = _load(request)
+            elif "run" in request and session is not None:
+                answer["ms"] = _time(session, request["run"])
+            elif "memory" in request:
+                answer["peak_mb"] = max(0.0, _peak_mb() - base)
+        except Exception as error:
+            answer = {"error": str(error), "kind": type(error).__name__}
+        print(json.dumps(answer), file=answers, flush=True)
+    return 0
+
+
+def _load(request: dict[str, Any]) -> tuple[adapter.Session, float]:
+    with open(request["load"], "rb") as file:
+        content = file.read()
+    start = time.perf_counter()
+    session = adapter.Session(
+        content,
+        runtime=request["runtime"],
+        backend=request["backend"],
+        threads=request["threads"],
+    )
+    elapsed = (time.perf_counter() - start) * 1e3
+    with np.load(request["inputs"]) as arrays:
+        session.run({info.index: arrays[f"arr_{i}"] for i, info in enumerate(session.inputs)})
+    return session, elapsed
+
+
+def _time(session: adapter.Session, runs: int) -> float:
+    invoke = session.interpreter.invoke
+    start = time.perf_counter()
+    for _ in range(runs):
+        invoke()
+    return (time.perf_counter() - start) * 1e3 / runs
+
+
+def _reset_peak() -> float:
+    """Resets the kernel's high-water mark, where it can be, and returns the memory now in MB."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return _peak_mb()
+
+
+def _peak_mb() -> float:
+    with contextlib.suppress(OSError), open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def make_inputs(infos: list[adapter.TensorInfo], seed: int = 0) -> list[np.ndarray]:
+    """Valid stored values: noise for floats and quantized inputs, zeros for ids."""
+    generator = np.random.default_rng(seed)
+    values = []
+    for info in infos:
+        if info.dtype.kind == "f":
+            values.append(generator.standard_normal(info.shape).astype(info.dtype))
+        elif info.scale and info.dtype.kind in "iu":
+            limits = np.iinfo(info.dtype)
+            noise = generator.integers(limits.min, limits.max, info.shape, endpoint=True)
+            values.append(noise.astype(info.dtype))
+        else:
+            values.append(proof.idle_value(info))
+    return values

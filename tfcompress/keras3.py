@@ -1,0 +1,29 @@
+"""Telling Keras 3 models from everything else that is called a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfcompress.errors import ModelTypeError
+
+
+def check_keras3(model: Any) -> None:
+    """Checks that `model` is a Keras 3 model.
+
+    Raises:
+        ModelTypeError: it is a Keras 2 (tf_keras) model, or no model at all.
+    """
+    if isinstance(model, keras.Model):
+        return
+    modules = {cls.__module__ for cls in type(model).__mro__}
+    if any(name.startswith(("tf_keras.", "tensorflow.python.keras.")) for name in modules):
+        raise ModelTypeError(
+            f"`model` must be a Keras 3 model. Received a Keras 2 (tf_keras) "
+            f"{type(model).__name__}. Bring it over with tfcompress.legacy.to_keras3(model), or "
+            "use tfcompress.legacy.prune / quantize_aware / cluster on it."
+        )
+    raise ModelTypeError(
+        f"`model` must be a keras.Model. Received: {type(model).__name__} ({model!r:.80})"
+    )

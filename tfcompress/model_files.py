@@ -1,0 +1,96 @@
+"""Loading Keras models and representative data from files, for the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfcompress.datasets import load_images, load_npz
+from tfcompress.errors import ConfigError, DataError, ModelTypeError
+
+
+def load_model(path: str | Path) -> Any:
+    """Loads a Keras 3 model.
+
+    Args:
+        path: a `.keras` or `.h5` file, or a SavedModel folder (wrapped as an inference-only
+            model).
+
+    Raises:
+        ConfigError: no such file, or of no known kind.
+        ModelTypeError: Keras 3 cannot load it.
+    """
+    import keras
+
+    path = Path(path)
+    if not path.exists():
+        raise ConfigError(f"No such model: {str(path)!r}")
+    if path.is_dir():
+        return _saved_model(path)
+    if path.suffix not in (".keras", ".h5", ".hdf5"):
+        raise ConfigError(
+            "The model must be a .keras or .h5 file or a SavedModel folder. "
+            f"Received: {str(path)!r}"
+        )
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:
+        raise ModelTypeError(
+            f"Keras {keras.__version__} cannot load {str(path)!r}: {error}\nA model with custom "
+            "layers converts from Python, where their classes are at hand: tfc.convert(model, ...)."
+        ) from error
+
+
+def _saved_model(path: Path) -> Any:
+    import keras
+
+    if not (path / "saved_model.pb").is_file():
+        raise ConfigError(f"{str(path)!r} is a folder but no SavedModel (no saved_model.pb).")
+    import tensorflow as tf
+
+    try:
+        signatures = tf.saved_model.load(str(path)).signatures
+        key = "serving_default" if "serving_default" in signatures else next(iter(signatures))
+        inputs = {
+            name: keras.Input(batch_shape=spec.shape.as_list(), dtype=spec.dtype.name, name=name)
+            for name, spec in signatures[key].structured_input_signature[1].items()
+        }
+        layer = keras.layers.TFSMLayer(str(path), call_endpoint=key)
+    except (StopIteration, ValueError, OSError, AttributeError) as error:
+        raise ModelTypeError(
+            f"{str(path)!r} holds no SavedModel with a usable signature: {error}"
+        ) from error
+    outputs = layer(**inputs) if len(inputs) > 1 else layer(next(iter(inputs.values())))
+    return keras.Model(inputs if len(inputs) > 1 else next(iter(inputs.values())), outputs)
+
+
+def load_representative(source: str) -> Any:
+    """Representative data for `tfc.convert` from a file.
+
+    Args:
+        source: an `.npy` of inputs; an `.npz` of arrays named as the model's inputs, or with
+            `x_train` or `x`; or a folder of images.
+
+    Raises:
+        ConfigError: no such file, or of no known kind.
+        DataError: it cannot be read.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return load_images(source).x_train
+    if path.suffix == ".npy":
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{source!r} is not a readable .npy file: {error}") from error
+    if path.suffix == ".npz":
+        arrays = load_npz(path)
+        if "x_train" in arrays and "y_train" in arrays and "x_test" in arrays:
+            return load_images(source).x_train
+        for name in ("x_train", "x"):
+            if name in arrays:
+                return arrays[name]
+        return arrays
+    raise ConfigError(f"Data must be .npy, .npz or a folder of images. Received: {source!r}")

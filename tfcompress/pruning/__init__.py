@@ -1,0 +1,1 @@
+"""Pruning: which weights become zero, when, and keeping them there."""

@@ -1,0 +1,139 @@
+"""What tfcompress knows of each layer class: one row per class, found along the class's MRO."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tfcompress.errors import ConfigError
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """What is known of a layer class.
+
+    Attributes:
+        kernels: attributes that hold its kernel variables.
+        default: whether verbs take it unless told otherwise. Depthwise kernels are left out:
+            they hold few weights, and pruning them costs accuracy.
+        reason: why not, where `default` is False.
+    """
+
+    kernels: tuple[str, ...]
+    default: bool = True
+    reason: str = ""
+
+
+_DEPTHWISE = (
+    "a depthwise kernel holds few weights and pruning it costs accuracy: name it to prune it"
+)
+_rows: dict[type, LayerRow] = {}
+
+
+@functools.cache
+def _builtin() -> dict[type, LayerRow]:
+    from keras import layers
+
+    kernel = LayerRow(("kernel",))
+    depthwise = LayerRow(("kernel",), default=False, reason=_DEPTHWISE)
+    recurrent = LayerRow(("kernel", "recurrent_kernel"))
+    rows: dict[type, LayerRow] = dict.fromkeys(
+        (
+            layers.Dense,
+            layers.EinsumDense,
+            layers.Conv1D,
+            layers.Conv2D,
+            layers.Conv3D,
+            layers.Conv1DTranspose,
+            layers.Conv2DTranspose,
+            layers.Conv3DTranspose,
+        ),
+        kernel,
+    )
+    rows.update({layers.DepthwiseConv1D: depthwise, layers.DepthwiseConv2D: depthwise})
+    for cls in (layers.SeparableConv1D, layers.SeparableConv2D):
+        rows[cls] = LayerRow(("pointwise_kernel",))
+    for cls in (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell):
+        rows[cls] = recurrent
+    rows[layers.Embedding] = LayerRow(("embeddings",))
+    return rows
+
+
+def register_layer(cls: type, *, kernels: tuple[str, ...], default: bool = True) -> type:
+    """Tells tfcompress about a layer class of your own; its subclasses are covered too.
+
+    Args:
+        cls: a `keras.Layer` subclass.
+        kernels: names of the attributes that hold its kernel variables.
+        default: False to leave it alone unless `include` names it.
+
+    Returns:
+        `cls`.
+
+    Raises:
+        ConfigError: `cls` is no layer class, or `kernels` is empty.
+
+    Example:
+        >>> tfc.register_layer(MyDense, kernels=("weight",))
+    """
+    import keras
+
+    if not (isinstance(cls, type) and issubclass(cls, keras.Layer)):
+        raise ConfigError(f"`cls` must be a subclass of keras.Layer. Received: {cls!r}")
+    if isinstance(kernels, str) or not kernels or not all(isinstance(k, str) for k in kernels):
+        raise ConfigError(f"`kernels` must be a tuple of attribute names. Received: {kernels!r}")
+    reason = "" if default else "left alone by default: name it in `include`"
+    _rows[cls] = LayerRow(tuple(kernels), default, reason)
+    return cls
+
+
+def lookup(layer: keras.Layer) -> LayerRow | None:
+    """The row of the layer's class or of its nearest registered base; None for unknown layers."""
+    builtin = _builtin()
+    for cls in type(layer).__mro__:
+        row = _rows.get(cls) or builtin.get(cls)
+        if row is not None:
+            return row
+    return None
+
+
+def kernels(layer: keras.Layer) -> list[Any]:
+    """The kernel variables of a built layer ([] where there are none)."""
+    row = lookup(layer)
+    if row is None:
+        return []
+    found = []
+    for name in row.kernels:
+        # `_kernel` comes first: under LoRA `kernel` is a sum, not the variable.
+        variable = getattr(layer, f"_{name}", None)
+        if variable is None:
+            variable = getattr(layer, name, None)
+        if variable is not None and hasattr(variable, "assign"):
+            found.append(variable)
+    return found
+
+
+def walk(model: keras.Model) -> list[tuple[str, keras.Layer]]:
+    """Every layer that the model holds, nested ones included, each once, with its path.
+
+    A path joins the names of the models and layers on the way with "/", as in
+    `"encoder/attention/query"`.
+    """
+    seen: set[int] = {id(model)}
+    found: list[tuple[str, Any]] = []
+
+    def visit(holder: Any, prefix: str) -> None:
+        for layer in holder._flatten_layers(include_self=False, recursive=False):
+            if id(layer) in seen:
+                continue
+            seen.add(id(layer))
+            path = f"{prefix}{layer.name}"
+            found.append((path, layer))
+            visit(layer, f"{path}/")
+
+    visit(model, "")
+    return found

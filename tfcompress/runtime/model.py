@@ -1,0 +1,344 @@
+"""`TFLiteModel`: a `.tflite` in hand, to run, look into, weigh and save."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfcompress.errors import ConfigError, DataError
+from tfcompress.files import read_bytes, write_bytes
+from tfcompress.runtime import adapter, proof, schema
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a file weighs.
+
+    Attributes:
+        raw: bytes of the file.
+        gzip: bytes after gzip -9, as an app's package compresses it.
+        zstd: bytes after zstandard -19; None where the `zstandard` package is missing.
+    """
+
+    raw: int
+    gzip: int
+    zstd: int | None
+
+
+@dataclass(frozen=True)
+class OperatorInfo:
+    """One operator of the main graph.
+
+    Attributes:
+        index: position in execution order.
+        name: the format's name, such as `"CONV_2D"`.
+        version: the operator's version in the format.
+        inputs: names of its input tensors ("" where an optional one is left out).
+        outputs: names of its output tensors.
+    """
+
+    index: int
+    name: str
+    version: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class TFLiteModel:
+    """A `.tflite` model.
+
+    The file is parsed and checked here; native code of the runtime touches it first in a child
+    process, so a damaged file gives an exception and never a crash.
+
+    Args:
+        source: path of a `.tflite` file, or its bytes.
+        report: what the conversion has to say of it (set by `tfc.convert`).
+
+    Attributes:
+        content: bytes of the file.
+        report: a `ConversionReport` where `tfc.convert` made the model, else None.
+
+    Raises:
+        CorruptFileError: it is not a sound TFLite file.
+
+    Example:
+        >>> model = tfc.TFLiteModel("model.tflite")
+        >>> probabilities = model.predict(images)   # (n, height, width, channels) -> (n, classes)
+    """
+
+    def __init__(
+        self, source: str | os.PathLike[str] | bytes | TFLiteModel, *, report: Any = None
+    ) -> None:
+        self.name = "model"
+        self.content: bytes
+        self.report: Any = report
+        if isinstance(source, TFLiteModel):
+            self.content, self.report = source.content, report or source.report
+            self.name = source.name
+        elif isinstance(source, (bytes, bytearray, memoryview)):
+            self.content = bytes(source)
+        else:
+            path = Path(source)
+            self.content = read_bytes(path)
+            self.name = path.stem
+        self.parsed: schema.Model = proof.read_sound(self.content)
+        self._sessions: dict[tuple[str, str, int, int | None], adapter.Session] = {}
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in self._main_inputs)
+        return (
+            f"<TFLiteModel {len(self.content):,} bytes, {len(self.operators)} operators, {inputs}>"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (self.content, self.report, self.name))
+
+    @property
+    def _main_inputs(self) -> list[schema.Tensor]:
+        graph = self.parsed.subgraphs[0]
+        return [graph.tensors[index] for index in graph.inputs]
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
+        """Writes the file, under a temporary name first, and returns its path.
+
+        Raises:
+            ConfigError: the path exists and `overwrite` is False, or it cannot be written.
+        """
+        return write_bytes(path, self.content, overwrite=overwrite)
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Bytes of the file raw, gzipped (-9) and zstandard-compressed (-19)."""
+        zstd = None
+        try:
+            import zstandard
+        except ImportError:
+            pass
+        else:
+            zstd = len(zstandard.ZstdCompressor(level=19).compress(self.content))
+        gzipped = len(gzip.compress(self.content, 9, mtime=0))
+        return Sizes(raw=len(self.content), gzip=gzipped, zstd=zstd)
+
+    @cached_property
+    def operators(self) -> list[OperatorInfo]:
+        """The operators of the main graph, in execution order."""
+        graph = self.parsed.subgraphs[0]
+
+        def names(indices: tuple[int, ...]) -> tuple[str, ...]:
+            return tuple(graph.tensors[i].name if i >= 0 else "" for i in indices)
+
+        return [
+            OperatorInfo(op.index, op.name, op.version, names(op.inputs), names(op.outputs))
+            for op in graph.operators
+        ]
+
+    @cached_property
+    def float_tensors(self) -> list[str]:
+        """Names of the floating-point tensors, the graph's inputs and outputs left out."""
+        found = []
+        for number, graph in enumerate(self.parsed.subgraphs):
+            outer = {*graph.inputs, *graph.outputs} if number == 0 else set()
+            found += [
+                tensor.name
+                for tensor in graph.tensors
+                if tensor.dtype.startswith(("float", "bfloat")) and tensor.index not in outer
+            ]
+        return found
+
+    def session(
+        self,
+        *,
+        backend: str = "xnnpack",
+        runtime: str = "auto",
+        threads: int = 1,
+        batch: int | None = None,
+    ) -> adapter.Session:
+        """The model loaded in this process, once for each setting, after it was proven sound.
+
+        Raises:
+            CorruptFileError: the runtime does not survive the file.
+            DeviceError: the runtime is missing or too old for the file.
+        """
+        runtime = adapter.resolve_runtime(runtime)
+        key = (runtime, backend, threads, batch)
+        if key not in self._sessions:
+            proof.prove(self.content, runtime=runtime, backend=backend)
+            self._sessions[key] = adapter.Session(
+                self.content, runtime=runtime, backend=backend, threads=threads, batch=batch
+            )
+        return self._sessions[key]
+
+    def predict(
+        self,
+        x: Any,
+        *,
+        backend: str = "xnnpack",
+        runtime: str = "auto",
+        threads: int = 1,
+        batch_size: int | None = None,
+    ) -> Any:
+        """Runs the model on real values, whatever types the file stores.
+
+        Args:
+            x: an array (n, ...) for a model with one input; a dict of such arrays by input name,
+                or a list of them in the order of the file's inputs, for several. n is any number
+                of examples; values are real ones (pixels, not quantized steps).
+            backend: `"xnnpack"`, or `"reference"` for the builtin kernels without XNNPACK.
+            runtime: `"auto"`, `"ai-edge-litert"`, `"tflite-runtime"` or `"tensorflow"`.
+            threads: threads of the runtime.
+            batch_size: examples per run; None takes the file's own. Another size needs a model
+                whose graph is not tied to its batch.
+
+        Returns:
+            float32 values (integers where the model's output is not quantized and integer):
+            an array (n, ...) for one output, a dict of arrays by name for several.
+
+        Raises:
+            DataError: wrong shape, dtype, name, or NaN for an integer input.
+            ConfigError: the model cannot take that batch size.
+        """
+        session = self.session(backend=backend, runtime=runtime, threads=threads, batch=batch_size)
+        arrays, count = match_inputs(session.inputs, x)
+        size = session.inputs[0].shape[0] if session.inputs[0].shape else 1
+        if batch_size is not None and session.outputs[0].shape[:1] != (batch_size,):
+            raise ConfigError(
+                f"This model cannot run batches of {batch_size}: its graph fixes the batch size "
+                f"(its output stays {session.outputs[0].shape}). Leave `batch_size` away, or "
+                "convert the model with tfc.convert(..., batch_size=...)."
+            )
+        stored = [quantize(array, info) for array, info in zip(arrays, session.inputs, strict=True)]
+        session.reset()
+        results: list[list[np.ndarray]] = [[] for _ in session.outputs]
+        for start in range(0, count, size):
+            chunk = {}
+            used = min(size, count - start)
+            for array, info in zip(stored, session.inputs, strict=True):
+                part = array[start : start + used]
+                if used < size:  # a last, smaller batch: pad with its own last example
+                    part = np.concatenate([part, np.repeat(part[-1:], size - used, axis=0)])
+                chunk[info.index] = part.reshape(info.shape)
+            for result, value in zip(results, session.run(chunk), strict=True):
+                result.append(value[:used] if value.ndim and value.shape[0] == size else value)
+        outputs = {
+            info.name: dequantize(
+                np.concatenate([np.atleast_1d(part) for part in parts])
+                if parts
+                else np.zeros((0, *info.shape[1:]), info.dtype),
+                info,
+            )
+            for info, parts in zip(session.outputs, results, strict=True)
+        }
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+
+def _rebuild(content: bytes, report: Any, name: str) -> TFLiteModel:
+    model = TFLiteModel(content, report=report)
+    model.name = name
+    return model
+
+
+def input_infos(parsed: schema.Model) -> list[adapter.TensorInfo]:
+    """The main graph's inputs as the file describes them; no runtime is involved."""
+    graph = parsed.subgraphs[0]
+    names: dict[int, str] = {}
+    if len(parsed.signatures) == 1:
+        names = {index: name for name, index in parsed.signatures[0].inputs.items()}
+    infos = []
+    for index in graph.inputs:
+        tensor = graph.tensors[index]
+        scale, zero = 0.0, 0
+        if tensor.quantization is not None and len(tensor.quantization.scales) == 1:
+            scale = float(tensor.quantization.scales[0])
+            zeros = tensor.quantization.zero_points
+            zero = int(zeros[0]) if len(zeros) else 0
+        name, dtype = names.get(index, tensor.name), np.dtype(tensor.dtype)
+        infos.append(adapter.TensorInfo(name, index, tensor.shape, dtype, scale, zero))
+    return infos
+
+
+def match_inputs(infos: list[adapter.TensorInfo], x: Any) -> tuple[list[np.ndarray], int]:
+    """Brings data into the order of a model's inputs and checks it against their shapes.
+
+    Args:
+        infos: the model's inputs.
+        x: an array, a dict by name, or a list, each array with a leading example axis.
+
+    Returns:
+        The arrays in the order of `infos`, and the number of examples.
+
+    Raises:
+        DataError: a name, shape or count does not fit.
+    """
+    wanted = {info.name: info.shape for info in infos}
+    if isinstance(x, Mapping):
+        if set(x) != set(wanted):
+            raise DataError(
+                f"The data must name the model's inputs {sorted(wanted)}. Received: {sorted(x)}"
+            )
+        parts = [np.asarray(x[info.name]) for info in infos]
+    elif isinstance(x, (list, tuple)) and len(infos) > 1:
+        if len(x) != len(infos):
+            raise DataError(
+                f"The model has {len(infos)} inputs {list(wanted)}. Received: {len(x)} arrays"
+            )
+        parts = [np.asarray(part) for part in x]
+    elif len(infos) > 1:
+        raise DataError(
+            f"The model has {len(infos)} inputs: give a dict of arrays named {list(wanted)}. "
+            f"Received: {type(x).__name__}"
+        )
+    else:
+        parts = [np.asarray(x)]
+    for part, info in zip(parts, infos, strict=True):
+        if part.dtype == object:
+            raise DataError(f"Input {info.name!r} must be a numeric array of one shape.")
+        if part.shape[1:] != info.shape[1:] or part.ndim != max(len(info.shape), 1):
+            raise DataError(
+                f"Input {info.name!r} must have the shape (examples, "
+                f"{', '.join(map(str, info.shape[1:]))}). Received: {part.shape}"
+            )
+    counts = {part.shape[0] for part in parts}
+    if len(counts) != 1:
+        raise DataError(f"All inputs must hold as many examples. Received: {sorted(counts)}")
+    return parts, counts.pop()
+
+
+def quantize(real: np.ndarray, info: adapter.TensorInfo) -> np.ndarray:
+    """Stored values of real ones, rounded as the runtime's own QUANTIZE operator does.
+
+    q = round_half_even(x * float32(1 / scale)) + zero_point, clipped to the type's range.
+
+    Raises:
+        DataError: the values do not fit the input's type.
+    """
+    kind = info.dtype.kind
+    if kind in "iu" and real.dtype.kind == "f" and not np.isfinite(real).all():
+        raise DataError(f"Input {info.name!r} takes finite values. Received: NaN or infinity")
+    if info.scale:
+        steps = np.rint(real.astype(np.float32) * np.float32(1.0 / np.float32(info.scale)))
+        limits = np.iinfo(info.dtype)
+        return np.clip(steps + info.zero_point, limits.min, limits.max).astype(info.dtype)
+    if kind in "iu":
+        limits = np.iinfo(info.dtype)
+        if real.dtype.kind == "f" and not (real == np.rint(real)).all():
+            raise DataError(f"Input {info.name!r} takes whole numbers ({info.dtype}).")
+        if real.size and (real.min() < limits.min or real.max() > limits.max):
+            raise DataError(
+                f"Input {info.name!r} takes {info.dtype} values. "
+                f"Received: values from {real.min()} to {real.max()}"
+            )
+    return real.astype(info.dtype)
+
+
+def dequantize(stored: np.ndarray, info: adapter.TensorInfo) -> np.ndarray:
+    """Real values of stored ones: float32((q - zero_point) * scale); as they are if unquantized."""
+    if not info.scale:
+        return stored
+    return (stored.astype(np.float32) - np.float32(info.zero_point)) * np.float32(info.scale)
