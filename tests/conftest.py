@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import numpy as np
 import pytest
-
-
-def data_folder() -> Path | None:
-    """Where the larger data sets are, if anywhere."""
-    folder = os.environ.get("TFCOMPRESS_DATA")
-    return Path(folder) if folder and Path(folder).is_dir() else None
+from support import data_folder, randomize
 
 
 @pytest.fixture(scope="session")
@@ -30,21 +24,6 @@ def images():
     digits = load_digits()
     x = np.kron(digits.images / 16, np.ones((3, 3)))
     return np.pad(x, ((0, 0), (2, 2), (2, 2)))[..., None].astype("float32"), digits.target
-
-
-def randomize(model, seed=0):
-    """Gives a model weights and BatchNorm statistics as if it had been trained."""
-    generator = np.random.default_rng(seed)
-    for layer in model._flatten_layers(include_self=False):
-        if type(layer).__name__ == "BatchNormalization":
-            size = layer.moving_mean.shape
-            layer.moving_mean.assign(generator.normal(0, 0.3, size))
-            layer.moving_variance.assign(generator.uniform(0.3, 1.5, size))
-            if layer.gamma is not None:
-                layer.gamma.assign(generator.uniform(0.6, 1.4, size))
-            if layer.beta is not None:
-                layer.beta.assign(generator.normal(0, 0.3, size))
-    return model
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,10 @@ def test_wheel_holds_models_and_types(tmp_path):
     assert "tfcompress/py.typed" in names
     unpacked = tmp_path / "unpacked"
     zipfile.ZipFile(wheel).extractall(unpacked)
-    code = f"import sys; sys.path.insert(0, {str(unpacked)!r}); import tfcompress.models as m; print(m.__file__)"
+    code = (
+        f"import sys; sys.path.insert(0, {str(unpacked)!r}); import tfcompress.models as m; "
+        "print(m.__file__)"
+    )
     assert python(code, tmp_path).startswith(str(unpacked))
     # in the repository's root, where the source folder shadows the wheel
     assert python("import tfcompress.models as m; print(m.__name__)", ROOT) == "tfcompress.models"

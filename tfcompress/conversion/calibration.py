@@ -206,6 +206,8 @@ def _describe(item: Any) -> str:
 
 
 def _checked(array: np.ndarray, spec: InputSpec) -> np.ndarray:
+    if spec.dtype == "string":
+        return array.astype(np.bytes_)
     kind, wanted = array.dtype.kind, np.dtype(spec.dtype)
     if kind not in "iufb" and array.dtype.name != "bfloat16":
         raise DataError(

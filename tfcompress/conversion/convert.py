@@ -173,14 +173,7 @@ def _run_converter(
     except ConversionError as error:
         if not settings.fallback_ops:
             raise
-        try:
-            _job("run", {**arguments, "ops": list(settings.fallback_ops)})
-        except ConversionError:
-            raise error from None
-        report.notes.append(
-            "The converter could not make every operator integer; the rest was left in float "
-            f"({_first_line(error.log)})."
-        )
+        report.notes.append(_fall_back(error, arguments, settings))
     if settings.quantizer:
         float_file, out = out, os.path.join(folder, "quantized.tflite")
         _job(
@@ -190,6 +183,26 @@ def _run_converter(
         )
     with open(out, "rb") as file:
         return file.read()
+
+
+def _fall_back(error: ConversionError, arguments: dict[str, Any], settings: Precision) -> str:
+    """Converts with less of the graph in integers, and says what that means."""
+    why = _first_line(error)
+    try:
+        _job("run", {**arguments, "ops": list(settings.fallback_ops)})
+        return f"The converter could not make every operator integer; the rest is float ({why})."
+    except ConversionError:
+        if arguments["io"] != "float32":
+            raise error from None
+    try:
+        # Calibration runs the float graph, and that dies on some (loops of recurrent layers).
+        _job("run", {**arguments, "ops": [], "samples": None})
+    except ConversionError:
+        raise error from None
+    return (
+        "The converter cannot calibrate this graph (loops, as of recurrent layers): weights are "
+        f"int8 and activations float, as with precision 'dynamic' ({why})."
+    )
 
 
 def _job(name: str, arguments: dict[str, Any], preload: tuple[str, ...] = _PRELOAD) -> None:
@@ -208,9 +221,9 @@ def _job(name: str, arguments: dict[str, Any], preload: tuple[str, ...] = _PRELO
         ) from None
 
 
-def _first_line(log: str) -> str:
-    lines = [line for line in log.splitlines() if "rror" in line]
-    return lines[-1].strip()[:300] if lines else "no reason given"
+def _first_line(error: ConversionError) -> str:
+    lines = [line.strip() for line in error.log.splitlines() if "error:" in line.lower()]
+    return (lines or [str(error).splitlines()[0]])[-1][:200]
 
 
 def _sparse(
@@ -251,10 +264,10 @@ def _run_once(
             if examples is not None:
                 rows = np.arange(batch) % len(examples[spec.name])
                 real = examples[spec.name][rows].reshape(info.shape)
-            elif np.dtype(spec.dtype).kind == "f":
+            elif info.dtype.kind == "f" or info.scale:
                 real = generator.standard_normal(info.shape).astype(np.float32)
             else:
-                real = np.zeros(info.shape, spec.dtype)
+                real = proof.idle_value(info)
             inputs.append(quantize(real, info))
         outputs = proof.trial(tflite.content, runtime=runtime, inputs=inputs)
     except (CorruptFileError, DeviceError) as error:

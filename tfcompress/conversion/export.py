@@ -7,6 +7,7 @@ second copy of their code, and the converter's process needs only TensorFlow.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,20 +75,18 @@ def read_interface(model: keras.Model, input_shapes: Any = None) -> Interface:
     Args:
         model: a built model, Functional, Sequential or subclassed.
         input_shapes: overrides what the model says: a shape without the batch axis, or a dict of
-            such shapes by input name, or a list of them.
+            such shapes by input name, or a list of them. In place of a shape, anything with a
+            `shape` (batch axis first) and a `dtype` will do, such as a `keras.KerasTensor`.
 
     Raises:
-        ModelTypeError: a subclassed model that has never been called.
+        ModelTypeError: a subclassed model whose inputs are not known.
         ConfigError: `input_shapes` does not fit the model.
     """
-    if isinstance(model, keras.Sequential) and not hasattr(model, "_functional"):
-        nest = _from_shapes(model)
-    elif getattr(model, "_functional", None) is not None:
-        nest = model._functional._inputs_struct
-    elif hasattr(model, "_inputs_struct"):
-        nest = model._inputs_struct
+    functional = getattr(model, "_functional", None) or model
+    if hasattr(functional, "_inputs_struct"):
+        nest = functional._inputs_struct
     else:
-        nest = _from_shapes(model)
+        nest = _subclassed(model, input_shapes)
     flat = keras.tree.flatten(nest)
     specs = _named(nest, flat)
     structure = keras.tree.pack_sequence_as(nest, list(range(len(flat))))
@@ -96,25 +95,49 @@ def read_interface(model: keras.Model, input_shapes: Any = None) -> Interface:
     return Interface(tuple(specs), structure)
 
 
-def _from_shapes(model: keras.Model) -> Any:
-    """Inputs of a subclassed model, as `build` or the first call saw them."""
+def _subclassed(model: keras.Model, input_shapes: Any) -> Any:
+    """Inputs of a subclassed model: those that its first call has built it with."""
+    parameters = _required(model)
+    if len(parameters) > 1:
+        # Keras records the first argument's shape only.
+        if not isinstance(input_shapes, Mapping) or set(input_shapes) != set(parameters):
+            raise ModelTypeError(
+                f"{type(model).__name__}.call takes several arguments {parameters}: pass "
+                f"input_shapes with a shape for each, without the batch axis, as a dict by these "
+                f"names. Received: {input_shapes!r}"
+            )
+        return {name: _as_tensor(input_shapes[name], model.input_dtype) for name in parameters}
     shapes = getattr(model, "_build_shapes_dict", None)
     if not shapes:
         raise ModelTypeError(
             f"The model {model.name!r} ({type(model).__name__}) is subclassed and has never been "
-            "called, so its inputs are not known. Call it on data once, or pass input_shapes=."
+            "called, so its inputs are not known. Call it on data once."
         )
-    values = list(shapes.values())
-    nest = values[0] if len(values) == 1 else dict(shapes)
-    if len(values) > 1:
-        nest = {key.removesuffix("_shape"): value for key, value in shapes.items()}
 
     def as_tensor(shape: Any) -> Any:
-        return keras.KerasTensor(tuple(shape), dtype=model.input_dtype)
+        # the first call had its batch size by chance, not by intent
+        return keras.KerasTensor((None, *tuple(shape)[1:]), dtype=model.input_dtype)
 
+    nest = next(iter(shapes.values()))
     if isinstance(nest, (tuple, list)) and nest and isinstance(nest[0], (int, type(None))):
         return as_tensor(nest)
     return keras.tree.map_shape_structure(as_tensor, nest)
+
+
+def _required(model: keras.Model) -> list[str]:
+    return [
+        name
+        for name, parameter in inspect.signature(model.call).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and name not in ("training", "mask")
+    ]
+
+
+def _as_tensor(given: Any, dtype: str) -> Any:
+    if hasattr(given, "shape"):
+        return keras.KerasTensor((None, *given.shape[1:]), dtype=given.dtype or dtype)
+    return keras.KerasTensor((None, *given), dtype=dtype)
 
 
 def _named(nest: Any, flat: Sequence[Any]) -> list[InputSpec]:
@@ -158,17 +181,21 @@ def _reshaped(specs: Sequence[InputSpec], shapes: Any) -> list[InputSpec]:
             f"`input_shapes` must give {len(specs)} shapes, one per input. Received: {shapes!r}"
         )
     result = []
-    for spec, shape in zip(specs, given, strict=True):
-        full = spec.shape if shape is None else (spec.shape[0], *(int(size) for size in shape))
-        if len(full) != len(spec.shape) or any(
+    for spec, one in zip(specs, given, strict=True):
+        if one is None:
+            result.append(spec)
+            continue
+        wanted = _as_tensor(one, spec.dtype)
+        if len(wanted.shape) != len(spec.shape) or any(
             own is not None and own != new
-            for own, new in zip(spec.example_shape, full[1:], strict=True)
+            for own, new in zip(spec.example_shape, wanted.shape[1:], strict=True)
         ):
             raise ConfigError(
-                f"`input_shapes` gives {shape!r} for input {spec.name!r}, which takes "
+                f"`input_shapes` gives {one!r} for input {spec.name!r}, which takes "
                 f"{spec.example_shape} (without the batch axis)."
             )
-        result.append(InputSpec(spec.name, full, spec.dtype, spec.aliases))
+        shape = (spec.shape[0], *wanted.shape[1:])
+        result.append(InputSpec(spec.name, shape, str(wanted.dtype), spec.aliases))
     return result
 
 

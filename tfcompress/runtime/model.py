@@ -244,6 +244,11 @@ def _rebuild(content: bytes, report: Any, name: str) -> TFLiteModel:
     return model
 
 
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The NumPy dtype of a tensor type's name; strings are bytes, as the runtimes take them."""
+    return np.dtype("S" if name == "string" else name)
+
+
 def input_infos(parsed: schema.Model) -> list[adapter.TensorInfo]:
     """The main graph's inputs as the file describes them; no runtime is involved."""
     graph = parsed.subgraphs[0]
@@ -258,7 +263,7 @@ def input_infos(parsed: schema.Model) -> list[adapter.TensorInfo]:
             scale = float(tensor.quantization.scales[0])
             zeros = tensor.quantization.zero_points
             zero = int(zeros[0]) if len(zeros) else 0
-        name, dtype = names.get(index, tensor.name), np.dtype(tensor.dtype)
+        name, dtype = names.get(index, tensor.name), numpy_dtype(tensor.dtype)
         infos.append(adapter.TensorInfo(name, index, tensor.shape, dtype, scale, zero))
     return infos
 
@@ -319,6 +324,8 @@ def quantize(real: np.ndarray, info: adapter.TensorInfo) -> np.ndarray:
         DataError: the values do not fit the input's type.
     """
     kind = info.dtype.kind
+    if kind == "S":
+        return np.char.encode(real) if real.dtype.kind == "U" else real.astype(np.bytes_)
     if kind in "iu" and real.dtype.kind == "f" and not np.isfinite(real).all():
         raise DataError(f"Input {info.name!r} takes finite values. Received: NaN or infinity")
     if info.scale:

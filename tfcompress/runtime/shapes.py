@@ -32,8 +32,8 @@ _BINARY: Final = """
     LOGICAL_OR MAXIMUM MINIMUM MUL NOT_EQUAL POW SQUARED_DIFFERENCE SUB
 """
 _READS_VALUES: Final = """
-    BROADCAST_TO FILL MIRROR_PAD PAD PADV2 RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR TILE
-    TRANSPOSE_CONV
+    BROADCAST_TO FILL MEAN MIRROR_PAD PAD PADV2 REDUCE_MAX REDUCE_MIN REDUCE_PROD RESHAPE
+    RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR SUM TILE TRANSPOSE TRANSPOSE_CONV
 """
 _MAX_VALUES: Final = 2 * MAX_RANK  # of a constant that says something about a shape: paddings
 _MAX_SIZE: Final = 2**40  # more than any limit: keeps numbers small where sizes multiply
@@ -151,6 +151,40 @@ def _resize(
     return shapes[0][0], height, width, shapes[0][3]
 
 
+def _reduce(
+    operator: Operator, shapes: list[Shape], values: list[np.ndarray | None]
+) -> Shape | None:
+    if values[1] is None:
+        return None
+    shape = shapes[0]
+    gone = {axis % len(shape) for axis in values[1].ravel().tolist()}
+    kept = (1 if place in gone else size for place, size in enumerate(shape))
+    if operator.options["keep_dims"]:
+        return tuple(kept)
+    return tuple(size for place, size in enumerate(shape) if place not in gone)
+
+
+def _reshape(
+    operator: Operator, shapes: list[Shape], values: list[np.ndarray | None]
+) -> Shape | None:
+    if len(values) > 1:
+        if values[1] is None:
+            return None
+        wanted = tuple(values[1].ravel().tolist())
+    else:
+        wanted = operator.options["new_shape"]
+    rest = math.prod(size for size in wanted if size != -1)
+    return tuple(math.prod(shapes[0]) // rest if size == -1 else size for size in wanted)
+
+
+def _transpose(
+    operator: Operator, shapes: list[Shape], values: list[np.ndarray | None]
+) -> Shape | None:
+    if values[1] is None:
+        return None
+    return tuple(shapes[0][axis] for axis in values[1].ravel().tolist())
+
+
 def _given(place: int) -> Rule:
     """Returns the rule of operators whose output shape is the value of input `place`."""
 
@@ -188,10 +222,13 @@ _RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(("PAD", "PADV2", "MIRROR_PAD"), _pad),
     **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), _resize),
     **dict.fromkeys(("FILL", "TRANSPOSE_CONV"), _given(0)),
+    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD"), _reduce),
     "BATCH_MATMUL": _matmul,
     "BROADCAST_TO": _given(1),
     "CONCATENATION": _concatenation,
     "FULLY_CONNECTED": _dense,
     "GATHER": _gather,
+    "RESHAPE": _reshape,
     "TILE": _tile,
+    "TRANSPOSE": _transpose,
 }

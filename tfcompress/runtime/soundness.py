@@ -393,8 +393,10 @@ def _check_sum(subgraph: SubGraph, operator: Operator, what: str) -> None:
         for tensor in tensors
         if tensor.quantization is not None and len(tensor.quantization.scales) == 1
     ]
-    bits = {"int8": 20, "uint8": 20, "int16": 15}.get(tensors[-1].dtype)
-    if bits is None or len(scales) < 3:
+    if len(scales) < 3:
+        return
+    bits = {"int8": 20, "uint8": 20, "int16": 15}.get(tensors[2].dtype)
+    if bits is None:
         return
     if 2 * max(scales[:2]) >= 2**bits * scales[2]:
         corrupt(
