@@ -33,10 +33,12 @@ class Interface:
     Attributes:
         specs: the inputs, flat, batch axis first (sizes may be unknown).
         structure: the nest of inputs that the model's `call` takes, as indices into `specs`.
+        separate: `call` takes them as several arguments, by name.
     """
 
     specs: tuple[InputSpec, ...]
     structure: Any
+    separate: bool = False
 
 
 def check_model(model: Any) -> None:
@@ -92,7 +94,8 @@ def read_interface(model: keras.Model, input_shapes: Any = None) -> Interface:
     structure = keras.tree.pack_sequence_as(nest, list(range(len(flat))))
     if input_shapes is not None:
         specs = _reshaped(specs, input_shapes)
-    return Interface(tuple(specs), structure)
+    separate = not hasattr(functional, "_inputs_struct") and len(_required(model)) > 1
+    return Interface(tuple(specs), structure, separate)
 
 
 def _subclassed(model: keras.Model, input_shapes: Any) -> Any:
@@ -246,7 +249,10 @@ def write_saved_model(
 
     def infer(**inputs: Any) -> dict[str, Any]:
         nest = keras.tree.map_structure(lambda index: inputs[names[index]], interface.structure)
-        outputs = _call(model, nest)
+        if interface.separate:
+            outputs = model(**nest, training=False)
+        else:
+            outputs = model(nest, training=False)
         named = _name_outputs(model, outputs)
         output_names[:] = list(named)
         return {name: tf.identity(value, name=name) for name, value in named.items()}
@@ -265,14 +271,6 @@ def write_saved_model(
         module.model = model  # lookup tables and other resources that are no variables
         tf.saved_model.save(module, folder, signatures={SIGNATURE: function})
     return output_names
-
-
-def _call(model: keras.Model, inputs: Any) -> Any:
-    shapes = getattr(model, "_build_shapes_dict", None) or {}
-    separate = isinstance(inputs, dict) and len(shapes) > 1 and not hasattr(model, "_inputs_struct")
-    if separate:  # a subclassed `call(self, a, b)`
-        return model(**inputs, training=False)
-    return model(inputs, training=False)
 
 
 def _name_outputs(model: keras.Model, outputs: Any) -> dict[str, Any]:

@@ -56,11 +56,18 @@ def runtime_shapes(model: Model, subgraph: SubGraph) -> list[Shape]:
     shapes = [tensor.shape for tensor in subgraph.tensors]
     reads_values = _READS_VALUES.split()
     values: list[np.ndarray | None]
+    # Where the converter did not know a size the file says 1, which is true of the inputs of an
+    # entry point only. What follows from any other such size would be a guess.
+    entries = {0, *(signature.subgraph for signature in model.signatures)}
+    guessed = {tensor.index for tensor in subgraph.tensors if -1 in (tensor.shape_signature or ())}
+    guessed -= set(subgraph.inputs) if subgraph.index in entries else set()
     for operator in subgraph.operators:
         rule = _RULES.get(operator.name)
         if rule is None or len(operator.outputs) != 1 or -1 in operator.inputs[:2]:
             continue
         known = [index for index in operator.inputs if index != -1]
+        if not guessed.isdisjoint(known):
+            continue
         values = [None] * len(known)
         if operator.name in reads_values:
             values = [_small_integers(model, subgraph.tensors[index]) for index in known]
@@ -70,6 +77,7 @@ def runtime_shapes(model: Model, subgraph: SubGraph) -> list[Shape]:
             continue  # too few inputs or dimensions: the runtime refuses it, and says why
         if shape is not None and len(shape) <= MAX_RANK:
             shapes[operator.outputs[0]] = tuple(min(max(0, size), _MAX_SIZE) for size in shape)
+            guessed.discard(operator.outputs[0])
     return shapes
 
 
