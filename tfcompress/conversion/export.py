@@ -268,9 +268,20 @@ def write_saved_model(
             ) from error
         module = tf.Module()
         module.held = list(function.graph.variables)
-        module.model = model  # lookup tables and other resources that are no variables
+        module.tables = _tables(model)
         tf.saved_model.save(module, folder, signatures={SIGNATURE: function})
     return output_names
+
+
+def _tables(model: keras.Model) -> list[Any]:
+    """Lookup tables of the model's layers: resources that are no variables."""
+    kind = tf.saved_model.experimental.TrackableResource
+    return [
+        value
+        for layer in model._flatten_layers()
+        for value in vars(layer).values()
+        if isinstance(value, kind)
+    ]
 
 
 def _name_outputs(model: keras.Model, outputs: Any) -> dict[str, Any]:
