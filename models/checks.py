@@ -93,9 +93,14 @@ def choice(options: Sequence[object], **argument: object) -> None:
 
 
 def sparse_friendly_network(
-    channels: int, *, include_top: bool, pooling: str | None, depth_multiplier: int = 1
+    shape: tuple[int, int, int],
+    *,
+    include_top: bool,
+    pooling: str | None,
+    depth_multiplier: int = 1,
 ) -> None:
     """Raises ConfigError where XNNPACK's sparse kernels cannot take the network."""
+    rows, columns, channels = shape
     if channels != 3:
         raise ConfigError(
             "XNNPACK's sparse kernels start behind a first convolution with 3 input channels, so "
@@ -103,6 +108,7 @@ def sparse_friendly_network(
             "project the channels to 3 before the network, or set sparse_friendly=False."
         )
     sparse_friendly_depthwise(depth_multiplier=depth_multiplier, kernel_size=3)
+    sparse_friendly_sizes(rows, columns, strides=5)
     if not include_top and pooling == "max":
         raise ConfigError(
             "XNNPACK's sparse kernels end in a spatial mean; a maximum there gives wrong outputs "
@@ -124,6 +130,26 @@ def sparse_friendly_depthwise(*, depth_multiplier: int, kernel_size: int) -> Non
             f"Received: kernel_size={kernel_size!r} with sparse_friendly=True. "
             "Use 3 or 5, or set sparse_friendly=False."
         )
+
+
+def sparse_friendly_sizes(rows: int, columns: int, *, strides: int) -> None:
+    """Raises ConfigError where an image is odd in both directions before a stride of 2.
+
+    There, and only there, symmetric padding is what "same" pads, and the TFLite converter writes
+    "same" in place of the zeros. XNNPACK's sparse kernels do not take that: behind the first
+    convolution the outputs on ARM are wrong, without any error.
+    """
+    image = rows, columns
+    for _ in range(strides):
+        if image[0] % 2 and image[1] % 2:
+            raise ConfigError(
+                "XNNPACK's sparse kernels need an image with an even side before every stride of 2 "
+                f"(converted, the padding of an odd one gives wrong outputs on ARM). Received: "
+                f"{rows} x {columns} with sparse_friendly=True, which is {image[0]} x {image[1]} "
+                f"before a stride. Make one side a multiple of {2**strides}, or set "
+                "sparse_friendly=False."
+            )
+        image = (image[0] + 1) // 2, (image[1] + 1) // 2
 
 
 def _is_integer(value: object) -> bool:

@@ -55,7 +55,8 @@ def mobilenet(
 
     Args:
         input_shape: (rows, columns, channels), at least 32 x 32. Any number of channels; 3 for
-            `sparse_friendly`.
+            `sparse_friendly`, and there never an image of two odd sides before a stride: a
+            multiple of 32 on one side is always right.
         classes: Number of outputs of the head; ignored without one.
         alpha: Width multiplier, above 0. Every number of channels is multiplied and rounded down.
         depth_multiplier: Channels that each depthwise convolution makes of a channel.
@@ -74,7 +75,7 @@ def mobilenet(
     Raises:
         ConfigError: An argument is out of range, or has no sparse kernel.
     """
-    rows, columns, channels = checks.image_shape(input_shape, smallest=32)
+    shape = checks.image_shape(input_shape, smallest=32)
     if include_top:
         classes = checks.at_least_one(classes=classes)
     alpha = checks.width_multiplier(alpha)
@@ -83,10 +84,10 @@ def mobilenet(
     checks.choice((None, "avg", "max"), pooling=pooling)
     if sparse_friendly:
         checks.sparse_friendly_network(
-            channels, include_top=include_top, pooling=pooling, depth_multiplier=depth_multiplier
+            shape, include_top=include_top, pooling=pooling, depth_multiplier=depth_multiplier
         )
 
-    inputs = keras.Input((rows, columns, channels), name="image")
+    inputs = keras.Input(shape, name="image")
     x = stem(inputs, scaled(_STEM, alpha), sparse_friendly=sparse_friendly)
     for number, (filters, stride) in enumerate(_BLOCKS, start=1):
         x = separable_block(
@@ -104,7 +105,7 @@ def mobilenet(
         head = classifier if sparse_friendly else _convolutional_classifier
         x = head(x, classes, dropout=dropout, activation=classifier_activation)
     variant = "mobilenet_sparse_friendly" if sparse_friendly else "mobilenet"
-    return keras.Model(inputs, x, name=name or f"{variant}_{alpha:0.2f}_{rows}")
+    return keras.Model(inputs, x, name=name or f"{variant}_{alpha:0.2f}_{shape[0]}")
 
 
 def _convolutional_classifier(

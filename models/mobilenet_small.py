@@ -22,6 +22,7 @@ def mobilenet_small(
     *,
     alpha: float = 1.0,
     dropout: float = 0.0,
+    batchnorm_momentum: float = 0.9,
     classifier_activation: Activation = "softmax",
     name: str | None = None,
 ) -> keras.Model:
@@ -50,6 +51,9 @@ def mobilenet_small(
         classes: Number of outputs.
         alpha: Width multiplier, above 0. Every number of channels is multiplied and rounded down.
         dropout: Share of the features dropped in training, before the classifier.
+        batchnorm_momentum: Momentum of the moving statistics. Keras's own 0.99 takes a thousand
+            steps to forget the initial variance of 1, more than small data sets are trained for:
+            inference is then at chance although training went well.
         classifier_activation: Activation of the outputs; None gives logits.
         name: Name of the model.
 
@@ -74,9 +78,15 @@ def mobilenet_small(
         use_bias=False,
         name="conv1",
     )
-    x = conv_bn(inputs, conv)
+    x = conv_bn(inputs, conv, momentum=batchnorm_momentum)
     blocks = _BLOCKS + _MORE_BLOCKS if shorter > 64 else _BLOCKS
     for number, (filters, stride) in enumerate(blocks, start=1):
-        x = separable(x, scaled(filters, alpha), stride=stride, name=str(number))
+        x = separable(
+            x,
+            scaled(filters, alpha),
+            stride=stride,
+            momentum=batchnorm_momentum,
+            name=str(number),
+        )
     x = classifier(x, classes, dropout=dropout, activation=classifier_activation)
     return keras.Model(inputs, x, name=name or f"mobilenet_small_{alpha:0.2f}_{shape[0]}")

@@ -51,7 +51,8 @@ def mobilenet_v2(
 
     Args:
         input_shape: (rows, columns, channels), at least 32 x 32. Any number of channels; 3 for
-            `sparse_friendly`.
+            `sparse_friendly`, and there never an image of two odd sides before a stride: a
+            multiple of 32 on one side is always right.
         classes: Number of outputs of the head; ignored without one.
         alpha: Width multiplier, above 0. Every number of channels is multiplied and rounded to a
             multiple of 8; the last convolution only grows (above 1.0) and never shrinks.
@@ -71,16 +72,16 @@ def mobilenet_v2(
     Raises:
         ConfigError: An argument is out of range, or has no sparse kernel.
     """
-    rows, columns, channels = checks.image_shape(input_shape, smallest=32)
+    shape = checks.image_shape(input_shape, smallest=32)
     if include_top:
         classes = checks.at_least_one(classes=classes)
     alpha = checks.width_multiplier(alpha)
     dropout = checks.dropout_rate(dropout)
     checks.choice((None, "avg", "max"), pooling=pooling)
     if sparse_friendly:
-        checks.sparse_friendly_network(channels, include_top=include_top, pooling=pooling)
+        checks.sparse_friendly_network(shape, include_top=include_top, pooling=pooling)
 
-    inputs = keras.Input((rows, columns, channels), name="image")
+    inputs = keras.Input(shape, name="image")
     width = _divisible(_STEM * alpha)
     x = stem(inputs, width, sparse_friendly=sparse_friendly, momentum=_MOMENTUM)
     number = 0
@@ -104,7 +105,7 @@ def mobilenet_v2(
     else:
         x = classifier(x, classes, dropout=dropout, activation=classifier_activation)
     variant = "mobilenet_v2_sparse_friendly" if sparse_friendly else "mobilenet_v2"
-    return keras.Model(inputs, x, name=name or f"{variant}_{alpha:0.2f}_{rows}")
+    return keras.Model(inputs, x, name=name or f"{variant}_{alpha:0.2f}_{shape[0]}")
 
 
 def _inverted_residual(

@@ -43,7 +43,7 @@ def separable_block(
             "conv_dw_3_relu", "conv_pw_3", ... None lets Keras number them.
         sparse_friendly: Pad a strided depthwise convolution by as much before as after, the only
             way that XNNPACK's sparse kernels take. The standard block has, as TensorFlow's "same"
-            at an even size, one zero less before.
+            at an even size, one zero less before. An image of two odd sides is refused.
 
     Returns:
         Symbolic tensor of shape (batch, rows / stride, columns / stride, filters). At stride 2 and
@@ -69,6 +69,9 @@ def separable_block(
         )
     if sparse_friendly:
         checks.sparse_friendly_depthwise(depth_multiplier=depth_multiplier, kernel_size=kernel_size)
+        rows, columns = shape[1:3]
+        if stride == 2 and rows and columns:
+            checks.sparse_friendly_sizes(rows, columns, strides=1)
     return separable(
         x,
         filters,
@@ -92,6 +95,7 @@ def separable(
     padding: Padding | None = None,
     activation: Activation = "relu6",
     use_bias: bool = False,
+    momentum: float = 0.99,
     pointwise_regularizer: keras.Regularizer | None = None,
     name: str | None = None,
 ) -> keras.KerasTensor:
@@ -108,6 +112,7 @@ def separable(
         padding=padding,
         use_bias=use_bias,
         activation=activation,
+        momentum=momentum,
         name=named("dw"),
         pad_name=named("pad"),
     )
@@ -119,4 +124,4 @@ def separable(
         kernel_regularizer=pointwise_regularizer,
         name=named("pw"),
     )
-    return conv_bn(x, pointwise, activation=activation)
+    return conv_bn(x, pointwise, activation=activation, momentum=momentum)

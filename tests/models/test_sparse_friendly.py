@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import keras
 import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from keras import layers
 
 from tfcompress import models
+from tfcompress.errors import ConfigError
 
 HARMLESS = (
     layers.InputLayer,
@@ -25,10 +28,12 @@ def before(layer: keras.Layer) -> keras.Layer:
 
 def padded_by(layer: keras.Layer, zeros: int) -> bool:
     pad = before(layer)
+    rows, columns = pad.input.shape[1:3]
     return (
         layer.padding == "valid"
         and isinstance(pad, layers.ZeroPadding2D)
         and pad.padding == ((zeros, zeros), (zeros, zeros))
+        and not (rows % 2 and columns % 2)  # the converter would write "same"
     )
 
 
@@ -100,6 +105,40 @@ def test_blocks_of_ones_own(kernel_size):
         x = models.separable_block(x, 16, stride=stride, kernel_size=kernel_size, **SPARSE)
     outputs = layers.Dense(2)(layers.GlobalAveragePooling2D()(x))
     assert violations(keras.Model(inputs, outputs)) == []
+
+
+def test_the_converter_keeps_every_padding():
+    """A "same" in place of the zeros would be wrong on ARM, and nothing here would show it."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(
+        models.mobilenet((57, 40, 3), 3, alpha=0.05, **SPARSE)
+    )
+    interpreter = Interpreter(
+        model_content=converter.convert(),
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    operators = [detail["op_name"] for detail in interpreter._get_ops_details()]
+    assert operators.count("PAD") == 5
+    strided = [operators[i + 1] for i, name in enumerate(operators) if name == "PAD"]
+    assert strided == ["CONV_2D"] + ["DEPTHWISE_CONV_2D"] * 4
+    assert operators[-3:] == ["MEAN", "FULLY_CONNECTED", "SOFTMAX"]
+
+
+@pytest.mark.parametrize("build", [models.mobilenet, models.mobilenet_v2])
+@pytest.mark.parametrize(
+    ("rows", "columns", "found"),
+    [(57, 75, "57 x 75"), (48, 48, "3 x 3"), (112, 112, "7 x 7"), (57, 76, "15 x 19")],
+)
+def test_images_odd_in_both_directions_before_a_stride(build, rows, columns, found):
+    with pytest.raises(ConfigError, match=f"{rows} x {columns} .*which is {found} before"):
+        build((rows, columns, 3), 10, alpha=0.35, **SPARSE)
+
+
+def test_block_on_an_image_odd_in_both_directions():
+    for size in [(7, 8, 3), (8, 7, 3), (None, None, 3)]:
+        models.separable_block(keras.Input(size), 6, stride=2, **SPARSE)
+    models.separable_block(keras.Input((7, 7, 3)), 6, **SPARSE)
+    with pytest.raises(ConfigError, match="7 x 7 with sparse_friendly"):
+        models.separable_block(keras.Input((7, 7, 3)), 6, stride=2, **SPARSE)
 
 
 def test_weights_of_the_standard_network_fit():

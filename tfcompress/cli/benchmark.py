@@ -55,6 +55,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         )
     console.table(*report.table())
     console.say(", ".join(f"{key}: {value}" for key, value in report.machine.items()))
+    for note in report.notes:
+        console.say(note)
     console.result(report.to_dict())
     if options.out:
         report.save(options.out)

@@ -192,5 +192,7 @@ def _print(report: dict[str, Any], console: Console, out: Path) -> None:
         f"latency on one thread, {report['benchmark']['machine']['processor']}; "
         f"{report['seconds']:.0f} s in all"
     )
+    for note in report["benchmark"]["notes"]:
+        console.say(note)
     console.say(f"files and report.json are in {out}")
     console.result(report)

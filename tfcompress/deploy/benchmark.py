@@ -27,6 +27,11 @@ from tfcompress.runtime.isolation import child_environment, python_command
 from tfcompress.runtime.model import TFLiteModel, input_infos, match_inputs, quantize
 
 BLOCK_MS = 5.0
+QUIET_SHARE = 0.9
+_BUSY = (
+    "The machine was busy with other work: absolute times are too high and spread widely. "
+    "Trust the p10 column, or measure again when it is quiet."
+)
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,13 @@ class BenchmarkReport:
         rows: one for each model, backend and thread count.
         machine: processor, cores, system, runtime and its version.
         settings: runs, warm-up runs, block length.
+        notes: what to know when reading the figures, such as that the machine was busy.
     """
 
     rows: list[BenchmarkRow]
     machine: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -78,7 +85,12 @@ class BenchmarkReport:
             {k: None if v != v else v for k, v in asdict(row).items()}  # NaN is no JSON
             for row in self.rows
         ]
-        return {"rows": rows, "machine": self.machine, "settings": self.settings}
+        return {
+            "rows": rows,
+            "machine": self.machine,
+            "settings": self.settings,
+            "notes": self.notes,
+        }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the report as JSON."""
@@ -113,7 +125,7 @@ class BenchmarkReport:
             for row in [heads, *cells]
         ]
         about = ", ".join(f"{key}: {value}" for key, value in self.machine.items())
-        return "\n".join([*lines, about])
+        return "\n".join([*lines, about, *self.notes])
 
 
 def _figures(value: float) -> str:
@@ -189,6 +201,9 @@ def benchmark(
             if all(worker.error for worker in workers):
                 raise DeviceError(f"No model could be measured: {workers[0].error}")
             rows = _rows(workers)
+            # One thread that computes has its processor to itself unless others want it too.
+            shares = [share for w in workers if w.threads == 1 for share in w.on_cpu]
+            busy = bool(shares) and float(np.mean(shares)) < QUIET_SHARE
         finally:
             for worker in workers:
                 worker.close()
@@ -196,6 +211,7 @@ def benchmark(
         rows,
         machine=describe_machine(runtime),
         settings={"runs": runs, "warmup": warmup, "block_ms": BLOCK_MS},
+        notes=[_BUSY] if busy else [],
     )
 
 
@@ -229,6 +245,7 @@ class _Worker:
         self.error = ""
         self.init_ms = self.peak_mb = float("nan")
         self.samples: list[float] = []
+        self.on_cpu: list[float] = []
         self.block = 1
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self.process = subprocess.Popen(
@@ -285,15 +302,17 @@ def _measure(
     for worker in workers:
         if warmup:
             worker.ask(run=warmup)
-        once = max(worker.ask(run=1)["ms"], 1e-4)
-        once = max(worker.ask(run=max(1, min(100, int(BLOCK_MS / once))))["ms"], 1e-4)
-        worker.block = max(1, int(np.ceil(BLOCK_MS / once)))
+        # The shortest of a few: a neighbour that interrupts one must not shorten the blocks.
+        once = min(worker.ask(run=3)["ms"] for _ in range(5))
+        worker.block = max(1, int(np.ceil(BLOCK_MS / max(once, 1e-4))))
     order = np.random.default_rng(0)
     for done in range(runs):
         # A new order in each round: nobody always runs behind the same neighbour.
         for number in order.permutation(len(workers)):
             worker = workers[number]
-            worker.samples.append(worker.ask(run=worker.block)["ms"])
+            answer = worker.ask(run=worker.block)
+            worker.samples.append(answer["ms"])
+            worker.on_cpu.append(answer["on_cpu"])
         if progress is not None:
             progress((done + 1) / runs)
     for worker in workers:
