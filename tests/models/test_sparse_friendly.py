@@ -28,13 +28,11 @@ def before(layer: keras.Layer) -> keras.Layer:
 
 def padded_by(layer: keras.Layer, zeros: int) -> bool:
     pad = before(layer)
+    if layer.padding != "valid" or not isinstance(pad, layers.ZeroPadding2D):
+        return False
     rows, columns = pad.input.shape[1:3]
-    return (
-        layer.padding == "valid"
-        and isinstance(pad, layers.ZeroPadding2D)
-        and pad.padding == ((zeros, zeros), (zeros, zeros))
-        and not (rows % 2 and columns % 2)  # the converter would write "same"
-    )
+    would_be_same = rows % 2 and columns % 2  # and the converter would write it as "same"
+    return pad.padding == ((zeros, zeros), (zeros, zeros)) and not would_be_same
 
 
 def violations(model: keras.Model) -> list[str]:

@@ -111,6 +111,18 @@ def interpreter_module(runtime: str) -> Any:
         ) from error
 
 
+def check_setting(backend: str, threads: int) -> None:
+    """Checks how a model is asked to run.
+
+    Raises:
+        ConfigError: unknown backend, or a thread count below 1.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(f"`backend` must be one of {BACKENDS}. Received: {backend!r}")
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ConfigError(f"`threads` must be a whole number >= 1. Received: {threads!r}")
+
+
 class Session:
     """A loaded model, ready to run: raw stored values in and out.
 
@@ -140,10 +152,7 @@ class Session:
         batch: int | None = None,
         keep_all: bool = False,
     ) -> None:
-        if backend not in BACKENDS:
-            raise ConfigError(f"`backend` must be one of {BACKENDS}. Received: {backend!r}")
-        if not isinstance(threads, int) or threads < 1:
-            raise ConfigError(f"`threads` must be a whole number >= 1. Received: {threads!r}")
+        check_setting(backend, threads)
         self.runtime = resolve_runtime(runtime)
         self.backend = backend
         module = interpreter_module(self.runtime)
@@ -203,7 +212,7 @@ class Session:
         self.interpreter.invoke()
 
     def reset(self) -> None:
-        """Sets variable tensors (the state of stateful layers) back to zero."""
+        """Sets variable tensors back to zero (resource variables need a new session)."""
         self.interpreter.reset_all_variables()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.errors import ConfigError, DataError
+from tfcompress.errors import ConfigError, CorruptFileError, DataError
 from tfcompress.files import read_bytes, write_bytes
 from tfcompress.runtime import adapter, proof, schema
 
@@ -140,6 +140,14 @@ class TFLiteModel:
         ]
 
     @cached_property
+    def _keeps_state(self) -> bool:
+        return any(
+            operator.name == "VAR_HANDLE"
+            for graph in self.parsed.subgraphs
+            for operator in graph.operators
+        )
+
+    @cached_property
     def float_tensors(self) -> list[str]:
         """Names of the floating-point tensors, the graph's inputs and outputs left out."""
         found = []
@@ -166,6 +174,7 @@ class TFLiteModel:
             CorruptFileError: the runtime does not survive the file.
             DeviceError: the runtime is missing or too old for the file.
         """
+        adapter.check_setting(backend, threads)
         runtime = adapter.resolve_runtime(runtime)
         key = (runtime, backend, threads, batch)
         if key not in self._sessions:
@@ -186,6 +195,8 @@ class TFLiteModel:
     ) -> Any:
         """Runs the model on real values, whatever types the file stores.
 
+        The state of a stateful model is fresh at the start of a call and kept within it.
+
         Args:
             x: an array (n, ...) for a model with one input; a dict of such arrays by input name,
                 or a list of them in the order of the file's inputs, for several. n is any number
@@ -204,6 +215,13 @@ class TFLiteModel:
             DataError: wrong shape, dtype, name, or NaN for an integer input.
             ConfigError: the model cannot take that batch size.
         """
+        if any(0 in tensor.shape for tensor in self._main_inputs):
+            raise CorruptFileError(
+                "A model's inputs must have sizes above 0. Received: "
+                f"{[tensor.shape for tensor in self._main_inputs]}. Convert the model again."
+            )
+        if self._keeps_state:
+            self._sessions.clear()  # the runtimes cannot set resource variables back
         session = self.session(backend=backend, runtime=runtime, threads=threads, batch=batch_size)
         arrays, count = match_inputs(session.inputs, x)
         size = session.inputs[0].shape[0] if session.inputs[0].shape else 1
@@ -302,7 +320,7 @@ def match_inputs(infos: list[adapter.TensorInfo], x: Any) -> tuple[list[np.ndarr
     else:
         parts = [np.asarray(x)]
     for part, info in zip(parts, infos, strict=True):
-        if part.dtype == object:
+        if part.dtype.kind not in "biuf" and info.dtype.kind != "S":
             raise DataError(f"Input {info.name!r} must be a numeric array of one shape.")
         if part.shape[1:] != info.shape[1:] or part.ndim != max(len(info.shape), 1):
             raise DataError(

@@ -1,0 +1,63 @@
+"""What the benchmark scripts share: data, a Markdown table, options."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def options(description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="minutes: fewer epochs and models")
+    parser.add_argument("--out", help="file for the figures as JSON")
+    return parser.parse_args()
+
+
+def data_file(name: str) -> Path:
+    """A file of the data folder named by TFCOMPRESS_DATA."""
+    path = Path(os.environ.get("TFCOMPRESS_DATA", ".")) / name
+    if not path.is_file():
+        sys.exit(f"{name} is not in TFCOMPRESS_DATA={os.environ.get('TFCOMPRESS_DATA')!r}")
+    return path
+
+
+def fashion_mnist() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(n, 28, 28, 1) float32 in 0..1, labels; training and test set."""
+    with np.load(data_file("fashion_mnist.npz")) as data:
+        return (
+            data["x_train"][..., None].astype("float32") / 255,
+            data["y_train"],
+            data["x_test"][..., None].astype("float32") / 255,
+            data["y_test"],
+        )
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def zipped(content: bytes) -> int:
+    return len(gzip.compress(content, 9))
+
+
+def signal_to_noise(actual: np.ndarray, expected: np.ndarray) -> float:
+    """10 log10 of signal power over error power, in dB."""
+    error = np.square(np.asarray(actual, "float64") - expected).mean()
+    return float(10 * np.log10(np.square(np.asarray(expected, "float64")).mean() / error))
+
+
+def finish(result: dict[str, Any], out: str | None) -> None:
+    if out:
+        Path(out).write_text(json.dumps(result, indent=2, default=float) + "\n")

@@ -1,0 +1,247 @@
+"""Post-training conversion: accuracy and size against TensorFlow's own converter, same run.
+
+    TFCOMPRESS_DATA=... python examples/benchmarks/post_training.py [--quick]
+
+1. Fashion-MNIST, a depthwise-separable network of 39,914 parameters, trained here: accuracy and
+   agreement on all test images, bytes, zipped bytes; beside it `tf.lite.TFLiteConverter` on the
+   same trained model with the same calibration images.
+2. Bytes of a MobileNet 224 with 1,000 classes in fp32, fp16 and int8.
+3. int8 of networks with random weights and BatchNorm statistics that are not trivial, on real
+   images: float tensors left, and signal to quantization noise at the output.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+from common import (
+    data_file,
+    fashion_mnist,
+    finish,
+    markdown,
+    options,
+    signal_to_noise,
+    zipped,
+)
+
+import tfcompress as tfc
+
+
+def train(epochs: tuple[int, int], seed: int) -> tuple[keras.Model, tuple]:
+    keras.utils.set_random_seed(seed)
+    x, y, x_test, y_test = fashion_mnist()
+    model = tfc.models.mobilenet_small((28, 28, 1), 10)
+    for count, rate in zip(epochs, (2e-3, 3e-4), strict=True):
+        model.compile(
+            keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
+        )
+        model.fit(x, y, batch_size=128, epochs=count, verbose=2)
+    return model, (x, x_test, y_test)
+
+
+def stock_converter(model: keras.Model, precision: str, samples: np.ndarray) -> bytes:
+    """TensorFlow's converter as its guide uses it."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    if precision != "fp32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "fp16":
+        converter.target_spec.supported_types = [tf.float16]
+    if precision == "int8":
+        converter.representative_dataset = lambda: ([s[None]] for s in samples)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    return converter.convert()
+
+
+def part_one(quick: bool) -> list[dict]:
+    model, (x, x_test, y_test) = train((1, 1) if quick else (4, 2), seed=0)
+    expected = model.predict(x_test, verbose=0)
+    keras_answers = expected.argmax(-1)
+    rows = []
+    samples = x[np.linspace(0, len(x) - 1, 300).round().astype(int)]
+    for precision in ("fp32", "fp16", "dynamic", "int8"):
+        ours = tfc.convert(model, precision, representative_data=samples)
+        makers = {"tfcompress": ours, "tf.lite": None}
+        if precision != "dynamic":
+            makers["tf.lite"] = tfc.TFLiteModel(stock_converter(model, precision, samples))
+        for maker, tflite in makers.items():
+            if tflite is None:
+                continue
+            outputs = tflite.predict(x_test)
+            rows.append(
+                {
+                    "file": precision,
+                    "converter": maker,
+                    "keras_accuracy": float((keras_answers == y_test).mean()),
+                    "accuracy": float((outputs.argmax(-1) == y_test).mean()),
+                    "agreement": float((outputs.argmax(-1) == keras_answers).mean()),
+                    "bytes": len(tflite.content),
+                    "zip": zipped(tflite.content),
+                    "batch": tflite.parsed.subgraphs[0].tensors[0].shape_signature or "static",
+                }
+            )
+    return rows
+
+
+def part_two() -> list[dict]:
+    keras.utils.set_random_seed(0)
+    model = tfc.models.mobilenet((224, 224, 3), 1000)
+    samples = np.random.default_rng(0).random((2, 224, 224, 3), "float32")
+    sizes = {
+        precision: len(tfc.convert(model, precision, representative_data=samples).content)
+        for precision in ("fp32", "fp16", "int8")
+    }
+    return [{"file": k, "bytes": v, "of fp32": v / sizes["fp32"]} for k, v in sizes.items()]
+
+
+def networks(quick: bool) -> dict:
+    apps = keras.applications
+    small = {"weights": None, "classes": 10, "classifier_activation": None}
+    found = dict(tfc.models.PRESETS.items())
+    if quick:
+        found = dict(list(found.items())[:2])
+    found["keras MobileNet 0.5, 96"] = lambda: apps.MobileNet((96, 96, 3), alpha=0.5, **small)
+    found["keras MobileNetV2, 96"] = lambda: apps.MobileNetV2((96, 96, 3), **small)
+    if not quick:
+        found["keras ResNet50, 64"] = lambda: apps.ResNet50(input_shape=(64, 64, 3), **small)
+        found["keras EfficientNetB0, 64"] = lambda: apps.EfficientNetB0(
+            input_shape=(64, 64, 3), **small
+        )
+    return found
+
+
+def randomize(model: keras.Model, images: np.ndarray) -> None:
+    """Random weights, and BatchNorm statistics as training would leave them: measured on images.
+
+    gamma, beta and noise on the statistics keep them from being trivial.
+    """
+    generator = np.random.default_rng(0)
+    norms = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    for layer in norms:
+        size = layer.moving_mean.shape
+        if layer.gamma is not None:
+            layer.gamma.assign(generator.uniform(0.7, 1.3, size))
+        if layer.beta is not None:
+            layer.beta.assign(generator.normal(0, 0.2, size))
+        layer.momentum = 0.0
+    model(images, training=True)
+    for layer in norms:
+        size = layer.moving_mean.shape
+        layer.moving_mean.assign_add(
+            np.sqrt(layer.moving_variance) * generator.normal(0, 0.1, size)
+        )
+        layer.moving_variance.assign(layer.moving_variance * generator.uniform(0.8, 1.25, size))
+
+
+def images_for(model: keras.Model, count: int) -> np.ndarray:
+    """CIFAR-10 test images (log-mel speech for the audio network) in the model's shape."""
+    shape = model.input_shape[1:]
+    if shape[-1] == 1 and shape[:2] != (28, 28):
+        with np.load(data_file("spoken_digits_logmel.npz")) as data:
+            x = data["x"][:count].astype("float32")
+        return tf.image.resize(x / 10, shape[:2]).numpy()
+    with np.load(data_file("cifar10_20k.npz")) as data:
+        x = data["x_test"][:count].astype("float32") / 255
+    x = tf.image.resize(x, shape[:2]).numpy()
+    return x.mean(-1, keepdims=True) if shape[-1] == 1 else x
+
+
+def logits_of(model: keras.Model) -> keras.Model:
+    """The model without its last softmax: noise is measured on logits."""
+    last = model.layers[-1]
+    if getattr(last, "activation", None) is keras.activations.softmax:
+        last.activation = keras.activations.linear
+    return model
+
+
+def part_three(quick: bool) -> list[dict]:
+    rows = []
+    for name, make in networks(quick).items():
+        keras.utils.set_random_seed(0)
+        model = logits_of(make())
+        scale = 255.0 if "EfficientNet" in name else 1.0  # it brings its own Rescaling
+        x = images_for(model, 160) * scale
+        randomize(model, x[:64])
+        tflite = tfc.convert(model, "int8", representative_data=x[:100])
+        expected = model.predict(x[100:], verbose=0)
+        noise = signal_to_noise(tflite.predict(x[100:]), expected)
+        # the mean answer is no information: what remains when it is taken away
+        centred = signal_to_noise(
+            tflite.predict(x[100:]) - expected.mean(0), expected - expected.mean(0)
+        )
+        rows.append(
+            {
+                "network": name,
+                "parameters": model.count_params(),
+                "operators": len(tflite.operators),
+                "float_tensors": len(tflite.float_tensors),
+                "snr_db": noise,
+                "centred_snr_db": centred,
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    arguments = options(__doc__.splitlines()[0])
+    result = {"fashion_mnist": part_one(arguments.quick)}
+    print(
+        "\n"
+        + markdown(
+            ["file", "converter", "Keras accuracy", "accuracy", "same answer", "bytes", "zip"],
+            [
+                [
+                    row["file"],
+                    row["converter"],
+                    f"{row['keras_accuracy']:.2%}",
+                    f"{row['accuracy']:.2%}",
+                    f"{row['agreement']:.2%}",
+                    f"{row['bytes']:,}",
+                    f"{row['zip']:,}",
+                ]
+                for row in result["fashion_mnist"]
+            ],
+        )
+        + "\n",
+        flush=True,
+    )
+    result["mobilenet_224"] = part_two()
+    print(
+        markdown(
+            ["MobileNet 224", "bytes", "of fp32"],
+            [
+                [r["file"], f"{r['bytes']:,}", f"{r['of fp32']:.3f}"]
+                for r in result["mobilenet_224"]
+            ],
+        )
+        + "\n",
+        flush=True,
+    )
+    result["networks"] = part_three(arguments.quick)
+    print(
+        "\n"
+        + markdown(
+            ["network, int8", "parameters", "operators", "float tensors", "SNR", "SNR, centred"],
+            [
+                [
+                    row["network"],
+                    f"{row['parameters']:,}",
+                    row["operators"],
+                    row["float_tensors"],
+                    f"{row['snr_db']:.1f} dB",
+                    f"{row['centred_snr_db']:.1f} dB",
+                ]
+                for row in result["networks"]
+            ],
+        )
+    )
+    finish(result, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

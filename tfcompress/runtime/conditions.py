@@ -1,0 +1,759 @@
+"""The conditions that rows of the capability table name: what a delegate asks of an operator.
+
+A check looks at a `Case`, an operator with what surrounds it, and returns what is wrong, "" where
+nothing is. The limits are those of XNNPACK's delegate.
+
+Source: tflite/delegates/xnnpack/xnnpack_delegate.cc of google-ai-edge/LiteRT of August 2026; every
+condition is measured on LiteRT 2.3.0 by the tests, on both sides of its limit.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from tfcompress.runtime.schema import Model, Operator, SubGraph, Tensor
+
+MAX_RANK: Final = 6
+"""The most dimensions of a tensor in XNNPACK."""
+
+_QUANTIZED: Final = ("int8", "uint8")
+_READS_WEIGHTS: Final = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
+_SMALLEST_NORMAL: Final = float(np.finfo(np.float32).tiny)
+
+
+class Surroundings:
+    """Who writes and who reads each tensor of a subgraph.
+
+    Args:
+        model: the parsed file.
+        graph: one of its subgraphs.
+    """
+
+    def __init__(self, model: Model, graph: SubGraph) -> None:
+        self.model = model
+        self.graph = graph
+        self.producers: dict[int, Operator] = {}
+        self.consumers: dict[int, list[Operator]] = defaultdict(list)
+        for operator in graph.operators:
+            for tensor in operator.outputs:
+                self.producers[tensor] = operator
+            for tensor in operator.inputs:
+                self.consumers[tensor].append(operator)
+
+    def is_constant(self, tensor: int) -> bool:
+        """Whether a tensor's values are in the file."""
+        return self.model.constant(self.graph.tensors[tensor]) is not None
+
+    def is_unpacked(self, tensor: int) -> bool:
+        """Whether a tensor is made of constants once, when the model is loaded."""
+        producer = self.producers.get(tensor)
+        return producer is not None and self.unpacks(producer)
+
+    def is_fixed(self, tensor: int) -> bool:
+        """Whether a tensor's values are known when the model is loaded."""
+        return self.is_constant(tensor) or self.is_unpacked(tensor)
+
+    def unpacks(self, operator: Operator) -> bool:
+        """Whether an operator only expands weights: XNNPACK does that once, while loading."""
+        if operator.name not in ("DEQUANTIZE", "DENSIFY"):
+            return False
+        if len(operator.inputs) != 1 or len(operator.outputs) != 1:
+            return False
+        packed = self.graph.tensors[operator.inputs[0]]
+        result = self.graph.tensors[operator.outputs[0]]
+        if operator.name == "DENSIFY":
+            return (
+                self.is_constant(packed.index)
+                and packed.sparsity is not None
+                and packed.dtype in ("float16", "int8", "float32")
+                and result.dtype == packed.dtype
+            )
+        return (
+            packed.sparsity is None
+            and self.is_fixed(packed.index)
+            and (packed.dtype == "float16" or (packed.dtype == "int8" and _is_affine(packed)))
+            and result.dtype == "float32"
+        )
+
+    def stored_dtype(self, tensor: int) -> str:
+        """The type in which a fixed tensor is in the file, before anything expands it."""
+        while self.is_unpacked(tensor):
+            tensor = self.producers[tensor].inputs[0]
+        return self.graph.tensors[tensor].dtype
+
+    def computed_dtype(self, tensor: int) -> str:
+        """A tensor's type as XNNPACK sees it.
+
+        Weights that are stored as float16 and read by nothing but matrix kernels stay float16.
+        """
+        producer = self.producers.get(tensor)
+        if (
+            producer is not None
+            and producer.name == "DEQUANTIZE"
+            and self.unpacks(producer)
+            and self.graph.tensors[producer.inputs[0]].dtype == "float16"
+            and all(
+                reader.name in _READS_WEIGHTS and reader.inputs[0] != tensor
+                for reader in self.consumers[tensor]
+            )
+        ):
+            return "float16"
+        return self.graph.tensors[tensor].dtype
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator with what surrounds it.
+
+    Attributes:
+        operator: the operator.
+        surroundings: its subgraph's.
+    """
+
+    operator: Operator
+    surroundings: Surroundings
+
+    def input(self, place: int) -> Tensor | None:
+        """An input by its place; None where it is left out."""
+        inputs = self.operator.inputs
+        if not -len(inputs) <= place < len(inputs) or inputs[place] < 0:
+            return None
+        return self.surroundings.graph.tensors[inputs[place]]
+
+    def output(self, place: int = 0) -> Tensor | None:
+        """An output by its place; None where there is none."""
+        outputs = self.operator.outputs
+        return self.surroundings.graph.tensors[outputs[place]] if place < len(outputs) else None
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """The inputs that are not left out."""
+        return [self.surroundings.graph.tensors[i] for i in self.operator.inputs if i >= 0]
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """The outputs."""
+        return [self.surroundings.graph.tensors[i] for i in self.operator.outputs]
+
+    def option(self, name: str, default: Any = 0) -> Any:
+        """One of the operator's settings."""
+        return self.operator.options.get(name, default)
+
+    def values(self, place: int) -> np.ndarray | None:
+        """The values of a constant input, flat; None where they are not in the file."""
+        tensor = self.input(place)
+        values = None if tensor is None else self.surroundings.model.data(tensor)
+        return None if values is None else values.ravel()
+
+
+Check = Callable[[Case], str]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Something that must hold for an operator to be placed.
+
+    Attributes:
+        name: short and unique, such as `"at-most-5-inputs"`.
+        check: returns what is wrong, "" where the condition holds.
+        remedy: what to do about it.
+    """
+
+    name: str
+    check: Check
+    remedy: str
+
+
+def _is_affine(tensor: Tensor) -> bool:
+    return tensor.quantization is not None and len(tensor.quantization.scales) > 0
+
+
+def _scale(tensor: Tensor) -> np.float32 | None:
+    quantization = tensor.quantization
+    if quantization is None or len(quantization.scales) != 1:
+        return None
+    return np.float32(quantization.scales[0])
+
+
+def _zero_point(tensor: Tensor) -> int:
+    quantization = tensor.quantization
+    return int(quantization.zero_points[0]) if quantization and len(quantization.zero_points) else 0
+
+
+def _is_normal(value: float) -> bool:
+    return bool(np.isfinite(value)) and abs(value) >= _SMALLEST_NORMAL
+
+
+# -- of any operator ----------------------------------------------------------------------------
+
+
+def one_scale(tensor: Tensor) -> str:
+    """What is wrong with the quantization of an activation."""
+    if tensor.dtype not in _QUANTIZED:
+        return ""
+    quantization = tensor.quantization
+    if quantization is None or len(quantization.scales) != 1 or quantization.axis != 0:
+        return f"{tensor.name!r} is {tensor.dtype} without one scale for the whole tensor"
+    return ""
+
+
+def input_count(least: int, most: int) -> Condition:
+    """The number of inputs, those left out included."""
+
+    def check(case: Case) -> str:
+        count = len(case.operator.inputs)
+        return "" if least <= count <= most else f"it has {count} inputs, not {least} to {most}"
+
+    return Condition(
+        f"inputs-{least}-{most}", check, f"Use the form with {least} to {most} inputs."
+    )
+
+
+def ranks(place: int, least: int, most: int = MAX_RANK) -> Condition:
+    """The rank of an input, and that none of its sizes is 0."""
+
+    def check(case: Case) -> str:
+        tensor = case.input(place)
+        if tensor is None:
+            return ""
+        if not least <= len(tensor.shape) <= most:
+            return f"{tensor.name!r} has {len(tensor.shape)} dimensions, not {least} to {most}"
+        return f"{tensor.name!r} has a size of 0" if 0 in tensor.shape else ""
+
+    return Condition(
+        f"rank-{place}-{least}-{most}",
+        check,
+        f"Reshape to at most {most} dimensions before it."
+        if most == MAX_RANK
+        else f"Reshape to {most} dimensions before it.",
+    )
+
+
+def fixed(place: int, what: str, *, integers: bool = False) -> Condition:
+    """That an input's values are in the file: what shapes a graph must be known beforehand.
+
+    Args:
+        place: of the input.
+        what: what it means, such as `"padding"`.
+        integers: must be int32, and stand in the file as such.
+    """
+
+    def check(case: Case) -> str:
+        tensor = case.input(place)
+        if tensor is None:
+            return ""
+        surroundings = case.surroundings
+        known = surroundings.is_constant if integers else surroundings.is_fixed
+        if not known(tensor.index):
+            return f"its {what} {tensor.name!r} is computed at run time"
+        if integers and tensor.dtype != "int32":
+            return f"its {what} {tensor.name!r} is {tensor.dtype}, not int32"
+        return ""
+
+    return Condition(
+        f"fixed-{what.replace(' ', '-')}",
+        check,
+        "Convert with a fixed batch size and fixed input shapes, so that it becomes a constant."
+        if integers
+        else "Store it as a constant; a product of two activations is BATCH_MATMUL's work.",
+    )
+
+
+def _plain_activation(case: Case) -> str:
+    name = case.option("fused_activation", "NONE")
+    return f"the activation {name} is fused into it" if name in ("TANH", "SIGN_BIT") else ""
+
+
+CLAMPING_ACTIVATION: Final = Condition(
+    "clamping-activation",
+    _plain_activation,
+    "Make the activation an operator of its own; only ReLU, ReLU6 and clip to [-1, 1] fuse.",
+)
+
+
+def scale_ratio(least: float, most: float) -> Condition:
+    """For quantized operands, input scale / output scale in [least, most)."""
+
+    def check(case: Case) -> str:
+        out = case.output()
+        for tensor in case.inputs:
+            if out is None or tensor.dtype != out.dtype or out.dtype not in _QUANTIZED:
+                continue
+            scale, out_scale = _scale(tensor), _scale(out)
+            if scale is None or out_scale is None:
+                continue
+            ratio = scale / out_scale
+            if not least <= ratio < most:
+                return (
+                    f"the scale of {tensor.name!r} is {ratio:.3g} of its output's, outside "
+                    f"[{least:.3g}, {most:.3g})"
+                )
+        return ""
+
+    return Condition(
+        "scale-ratio",
+        check,
+        "Bring the operands to a like range before it (an epsilon beside large values is the "
+        "usual cause), or keep this operator in float.",
+    )
+
+
+def _product_scale(case: Case) -> str:
+    scales = [_scale(tensor) for tensor in (*case.inputs, *case.outputs)]
+    dtypes = {tensor.dtype for tensor in (*case.inputs, *case.outputs)}
+    if len(dtypes) != 1 or dtypes.isdisjoint(_QUANTIZED) or None in scales or len(scales) != 3:
+        return ""
+    first, second, out = (np.float32(scale) for scale in scales if scale is not None)
+    ratio = first * second / out
+    if 2.0**-16 <= ratio < 256:
+        return ""
+    return f"the product of its scales is {ratio:.3g} of its output's, outside [1/65536, 256)"
+
+
+PRODUCT_SCALE: Final = Condition(
+    "product-scale",
+    _product_scale,
+    "Bring the operands to a like range before it, or keep this operator in float.",
+)
+
+
+# -- matrix kernels -----------------------------------------------------------------------------
+
+
+def weight_axis(place: int, axis: int) -> Condition:
+    """That int8 weights have one scale, or one for each output channel."""
+
+    def check(case: Case) -> str:
+        tensor = case.input(place)
+        if tensor is None or not tensor.dtype.startswith(("int", "uint")):
+            return ""
+        quantization = tensor.quantization
+        if quantization is None or not len(quantization.scales):
+            return f"its weights {tensor.name!r} have no scale"
+        count, dimension = len(quantization.scales), axis % len(tensor.shape)
+        if tensor.dtype == "uint8":
+            return "" if count == 1 else "uint8 weights have one scale each channel"
+        if count > 1 and quantization.axis != dimension:
+            return f"its weights have a scale for each index of axis {quantization.axis}"
+        if count > 1 and any(quantization.zero_points.tolist()):
+            return "its weights have a zero point in each channel"
+        return ""
+
+    return Condition(
+        "weight-scales", check, "Quantize the weights symmetrically, per output channel."
+    )
+
+
+def bias(place: int, *, required: bool) -> Condition:
+    """That the bias is a constant vector of a type that fits the weights."""
+
+    def check(case: Case) -> str:
+        tensor, weights = case.input(place), case.input(1)
+        if tensor is None:
+            return "it has no bias" if required else ""
+        if not case.surroundings.is_fixed(tensor.index):
+            return f"its bias {tensor.name!r} is computed at run time"
+        if required and len(tensor.shape) != 1:
+            return f"its bias has {len(tensor.shape)} dimensions, not 1"
+        if tensor.dtype == "int32":
+            if not _is_affine(tensor) or tensor.quantization is None or tensor.quantization.axis:
+                return "its int32 bias has no scale"
+            return ""
+        if tensor.dtype not in ("float32", "float16"):
+            return f"its bias is {tensor.dtype}"
+        if case.operator.name == "TRANSPOSE_CONV" or weights is None:
+            return ""
+        kinds = [case.surroundings.computed_dtype(t.index) for t in (weights, tensor)]
+        if kinds[0] == "float32" and kinds[1] == "float16":
+            return (
+                "its bias is stored as float16 but its weights are expanded to float32, for "
+                "another operator reads them too"
+            )
+        return ""
+
+    return Condition(
+        "bias",
+        check,
+        "Give it a constant bias (zeros will do) in the type of its weights.",
+    )
+
+
+def _groups(case: Case) -> str:
+    tensor, weights = case.input(0), case.input(1)
+    if tensor is None or weights is None or len(weights.shape) != 4 or len(tensor.shape) != 4:
+        return ""
+    return "its input has fewer channels than its weights" if (
+        tensor.shape[3] < weights.shape[3]
+    ) else ""
+
+
+GROUPS: Final = Condition("groups", _groups, "Convert with fixed input shapes.")
+
+
+def _depth_multiplier(case: Case) -> str:
+    weights, multiplier = case.input(1), case.option("depth_multiplier")
+    if multiplier <= 0:
+        return f"its depth multiplier is {multiplier}"
+    if weights is not None and len(weights.shape) == 4 and weights.shape[3] % multiplier:
+        return f"its {weights.shape[3]} channels are no multiple of its multiplier {multiplier}"
+    return ""
+
+
+DEPTH_MULTIPLIER: Final = Condition(
+    "depth-multiplier", _depth_multiplier, "Convert the model again: the file is inconsistent."
+)
+
+
+def _weight_layout(case: Case) -> str:
+    if case.operator.version == 8:
+        return "its weights are stored sparse"
+    return "its weights are stored shuffled" if case.option("weights_format") else ""
+
+
+WEIGHT_LAYOUT: Final = Condition("weight-layout", _weight_layout, "Store its weights dense.")
+
+
+def _symmetric_weights(case: Case) -> str:
+    weights, data = case.input(1), case.input(0)
+    if weights is None or data is None or weights.dtype != "int8" or data.dtype != "int8":
+        return ""
+    zero = _zero_point(weights)
+    return f"the zero point of its weights is {zero}, not 0" if zero else ""
+
+
+SYMMETRIC_WEIGHTS: Final = Condition(
+    "symmetric-weights", _symmetric_weights, "Quantize the weights symmetrically."
+)
+
+
+def _even_rows(case: Case) -> str:
+    weights = case.input(1)
+    if weights is None or weights.dtype != "int4" or len(weights.shape) != 2:
+        return ""
+    return f"an odd number of inputs, {weights.shape[1]}, in 4 bits" if weights.shape[1] % 2 else ""
+
+
+EVEN_ROWS: Final = Condition(
+    "even-rows", _even_rows, "Give the layer an even number of inputs, or 8-bit weights."
+)
+
+
+def _matmul_operand(case: Case) -> str:
+    left, right = case.input(0), case.input(1)
+    if left is None or right is None or right.dtype != "int8":
+        return ""
+    quantization = right.quantization
+    if quantization is None or not len(quantization.scales):
+        return "its second operand has no scale"
+    count = len(quantization.scales)
+    channel = len(right.shape) - (2 if case.option("adj_y", False) else 1)
+    if count > 1 and quantization.axis != channel:
+        return f"its second operand has a scale for each index of axis {quantization.axis}"
+    if left.dtype == "float32":
+        return ""
+    if count > 1:
+        return "its second operand has a scale for each channel"
+    zero = _zero_point(right)
+    return f"the zero point of its second operand is {zero}, not 0" if zero else ""
+
+
+MATMUL_OPERAND: Final = Condition(
+    "symmetric-second-operand",
+    _matmul_operand,
+    "Quantize the second operand symmetrically (precision 'int8-matmul' does), or keep the "
+    "product in float or dynamic.",
+)
+
+
+def _transposed_size(case: Case) -> str:
+    weights, data, size = case.input(1), case.input(2), case.values(0)
+    if weights is None or data is None or size is None or len(size) != 4:
+        return "its output shape has not 4 sizes" if size is not None else ""
+    if len(weights.shape) != 4 or len(data.shape) != 4:
+        return ""
+    if weights.shape[0] != size[3] or weights.shape[3] != data.shape[3]:
+        return "its weights do not fit its channels"
+    strides = (case.option("stride_h"), case.option("stride_w"))
+    kernel, inner, outer = weights.shape[1:3], data.shape[1:3], size[1:3].tolist()
+    if case.option("padding") == "VALID":
+        if any(k > o for k, o in zip(kernel, outer, strict=True)):
+            return "its output is smaller than its kernel"
+        return ""
+    if any(-(-o // s) != i for o, s, i in zip(outer, strides, inner, strict=True)):
+        return "its output shape does not fit its stride"
+    if any(k < s for k, s in zip(kernel, strides, strict=True)):
+        return f"its strides {strides} exceed its kernel {tuple(kernel)}"
+    return ""
+
+
+TRANSPOSED_SIZE: Final = Condition(
+    "kernel-covers-stride", _transposed_size, "Use a kernel at least as large as the stride."
+)
+
+
+# -- pooling, resizing and layout ---------------------------------------------------------------
+
+
+def _window(case: Case) -> str:
+    strides = (case.option("stride_h"), case.option("stride_w"))
+    window = (case.option("filter_height"), case.option("filter_width"))
+    if any(s > w for s, w in zip(strides, window, strict=True)):
+        return f"its strides {strides} exceed its window {window}"
+    return ""
+
+
+WINDOW: Final = Condition(
+    "window-covers-stride", _window, "Use a window at least as large as the stride."
+)
+
+
+def _positive_size(case: Case) -> str:
+    size = case.values(1)
+    return "" if size is None or (size > 0).all() else "it resizes to nothing"
+
+
+POSITIVE_SIZE: Final = Condition("positive-size", _positive_size, "Resize to at least 1 x 1.")
+
+
+def _block(case: Case) -> str:
+    block, data = case.option("block_size"), case.input(0)
+    if block <= 1:
+        return f"its block size is {block}"
+    if case.operator.name == "SPACE_TO_DEPTH" and data is not None and len(data.shape) == 4:
+        if data.shape[1] % block or data.shape[2] % block:
+            return f"its input of {data.shape[1]} x {data.shape[2]} is no multiple of {block}"
+    return ""
+
+
+BLOCK: Final = Condition("block-size", _block, "Use blocks of 2 or more that divide the image.")
+
+
+def _existing_axis(case: Case) -> str:
+    axis = case.option("axis")
+    if any(axis >= len(tensor.shape) for tensor in case.inputs):
+        return f"its axis {axis} is not one of its inputs'"
+    return ""
+
+
+EXISTING_AXIS: Final = Condition(
+    "existing-axis", _existing_axis, "Reshape the inputs first, then concatenate along the axis."
+)
+
+
+def _same_uint8_scale(case: Case) -> str:
+    out = case.output()
+    if out is None or out.dtype != "uint8":
+        return ""
+    for tensor in case.inputs:
+        if _scale(tensor) != _scale(out) or _zero_point(tensor) != _zero_point(out):
+            return f"{tensor.name!r} has another scale or zero point than the output"
+    return ""
+
+
+SAME_UINT8_SCALE: Final = Condition(
+    "same-uint8-scale", _same_uint8_scale, "Give all inputs the output's scale, or use int8."
+)
+
+
+def _same_scale(case: Case) -> str:
+    data, out = case.input(0), case.output()
+    if data is None or out is None or out.dtype not in _QUANTIZED:
+        return ""
+    if _scale(data) != _scale(out) or _zero_point(data) != _zero_point(out):
+        return "its input and its output have different scales or zero points"
+    return ""
+
+
+SAME_SCALE: Final = Condition("same-scale", _same_scale, "Give both the same scale.")
+
+
+def _reshape_target(case: Case) -> str:
+    out, shape = case.output(), case.input(1)
+    if out is not None and (len(out.shape) > MAX_RANK or 0 in out.shape):
+        return f"its output has {len(out.shape)} dimensions or a size of 0"
+    if shape is not None and any(size != 1 for size in shape.shape[:-1]):
+        return "its shape is no vector"
+    sizes = case.option("new_shape", ()) if shape is None else case.values(1)
+    if sizes is not None and len(sizes) == 1 and sizes[0] in (0, -1):
+        return "its shape of one open size stands for a scalar in old files"
+    return ""
+
+
+RESHAPE_TARGET: Final = Condition(
+    "reshape-target",
+    _reshape_target,
+    f"Reshape to at most {MAX_RANK} dimensions, naming at least one size.",
+)
+
+
+def _paddings(case: Case) -> str:
+    paddings, data, shape = case.values(1), case.input(0), case.input(1)
+    if data is None or shape is None or shape.shape != (len(data.shape), 2):
+        return "its paddings are not two for each dimension"
+    return "" if paddings is None or (paddings >= 0).all() else "it has negative paddings"
+
+
+PADDINGS: Final = Condition("paddings", _paddings, "Crop with SLICE, pad with PAD.")
+
+
+def _slice_sizes(case: Case) -> str:
+    begin, size = case.input(1), case.input(2)
+    for tensor in (begin, size):
+        if tensor is None or tensor.dtype not in ("int32", "int64"):
+            return "its bounds are neither int32 nor int64"
+        if len(tensor.shape) != 1 or not case.surroundings.is_constant(tensor.index):
+            return f"its bounds {tensor.name!r} are computed at run time"
+    sizes = case.values(2)
+    if sizes is not None and (sizes <= 0).any():
+        return "it leaves a size open (-1 means up to the end)"
+    return ""
+
+
+SLICE_SIZES: Final = Condition(
+    "slice-sizes", _slice_sizes, "Write the sizes out, or index with constant bounds (x[:, a:b])."
+)
+
+
+def _slice_masks(case: Case) -> str:
+    names = ("shrink_axis_mask", "new_axis_mask", "ellipsis_mask")
+    used = [name for name in names if case.option(name)]
+    return f"it uses {' and '.join(used)}" if used else ""
+
+
+SLICE_MASKS: Final = Condition(
+    "slice-masks", _slice_masks, "Keep the axis and reshape: reshape(x[:, 0:1], ...) for x[:, 0]."
+)
+
+
+def _slice_strides(case: Case) -> str:
+    data, strides = case.input(0), case.values(3)
+    if strides is not None and (strides != 1).any():
+        return f"its strides are {strides.tolist()}, not all 1"
+    for place in (1, 2, 3):
+        bounds = case.input(place)
+        if data is None or bounds is None or bounds.shape != (len(data.shape),):
+            return "its bounds do not name every dimension"
+    return ""
+
+
+SLICE_STRIDES: Final = Condition(
+    "slice-strides",
+    _slice_strides,
+    "Slice without a step (x[a:b], not x[a:b:2]); MAX_POOL_2D with a 1 x 1 step takes none either, "
+    "a strided convolution does.",
+)
+
+
+def _pieces(case: Case) -> str:
+    count = len(case.operator.outputs)
+    return "" if 2 <= count <= 4 else f"it has {count} outputs, not 2 to 4"
+
+
+PIECES: Final = Condition("pieces", _pieces, "Split in two steps, or slice.")
+
+
+def _axes(case: Case) -> str:
+    axes, tensor = case.values(1), case.input(1)
+    if tensor is not None and len(tensor.shape) > 1:
+        return "its axes are no vector"
+    if axes is not None and not 0 < len(axes) <= MAX_RANK:
+        return f"it reduces {len(axes)} axes"
+    return ""
+
+
+AXES: Final = Condition("axes", _axes, "Name the axes to reduce.")
+
+
+# -- element by element -------------------------------------------------------------------------
+
+
+def _beta(case: Case) -> str:
+    beta = case.option("beta", 1.0)
+    return "" if beta == 1.0 else f"its beta is {beta:g}, not 1"
+
+
+BETA: Final = Condition("beta", _beta, "Scale the logits with MUL before it.")
+
+
+def _slope(case: Case) -> str:
+    alpha = float(np.float32(case.option("alpha", 0.0)))
+    if not _is_normal(alpha):
+        return f"its slope is {alpha:g}"
+    data, out = case.input(0), case.output()
+    if data is None or out is None or data.dtype not in _QUANTIZED:
+        return ""
+    scale, out_scale = _scale(data), _scale(out)
+    if scale is None or out_scale is None:
+        return ""
+    ratio = scale / out_scale
+    slope = ratio * np.float32(alpha)
+    if not 2.0**-8 <= ratio <= 128:
+        return f"its input scale is {ratio:.3g} of its output's, outside [1/256, 128]"
+    if not -127.99609375 <= slope <= 128 or abs(slope) < 2.0**-8:
+        return f"its slope times its scales' ratio is {slope:.3g}: too small or too large for int8"
+    return ""
+
+
+SLOPE: Final = Condition(
+    "slope", _slope, "Use ReLU for a slope of 0; keep the operator in float otherwise."
+)
+
+
+def _requantization(case: Case) -> str:
+    data, out = case.input(0), case.output()
+    if data is None or out is None or data.dtype not in _QUANTIZED or data.dtype != out.dtype:
+        return ""
+    scale, out_scale = _scale(data), _scale(out)
+    if scale is None or out_scale is None:
+        return ""
+    ratio = scale / out_scale
+    if 2.0**-8 <= ratio <= 128:
+        return ""
+    return f"its input scale is {ratio:.3g} of its output's, outside [1/256, 128]"
+
+
+REQUANTIZATION: Final = Condition(
+    "requantization", _requantization, "Give neighbouring operators scales of a like size."
+)
+
+
+# -- variables ----------------------------------------------------------------------------------
+
+
+def _variable(case: Case) -> str:
+    """A variable is taken where all who read or write it agree on its type and shape."""
+    operator, surroundings = case.operator, case.surroundings
+    resource = (operator.outputs if operator.name == "VAR_HANDLE" else operator.inputs)[0]
+    handle = surroundings.producers.get(resource)
+    if handle is None or handle.name != "VAR_HANDLE":
+        return "the variable is handed over by another graph"
+    agreed: Tensor | None = None
+    for user in surroundings.consumers[resource]:
+        if user.index < handle.index or user.name not in ("READ_VARIABLE", "ASSIGN_VARIABLE"):
+            continue
+        place = user.outputs[0] if user.name == "READ_VARIABLE" else user.inputs[1]
+        value = surroundings.graph.tensors[place]
+        wrong = ""
+        if value.dtype not in ("float32", "float16", *_QUANTIZED):
+            wrong = f"the variable is {value.dtype}"
+        elif one_scale(value):
+            wrong = one_scale(value)
+        elif user.name == "READ_VARIABLE" and not value.shape:
+            wrong = "the variable is a scalar"
+        elif agreed is not None and (agreed.dtype, agreed.shape) != (value.dtype, value.shape):
+            wrong = "the variable is used with two types or shapes"
+        elif agreed is None:
+            agreed = value
+        if user.index == operator.index:
+            return wrong
+    return "" if agreed is not None else "nothing that XNNPACK takes uses the variable"
+
+
+VARIABLE: Final = Condition(
+    "variable", _variable, "Return the state as an output and feed it back as an input."
+)
