@@ -20,6 +20,7 @@ _TYPES = {
     "int16": schema.TensorType.INT16,
     "int4": schema.TensorType.INT4,
     "bool": schema.TensorType.BOOL,
+    "resource": schema.TensorType.RESOURCE,
 }
 
 

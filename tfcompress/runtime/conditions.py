@@ -387,9 +387,11 @@ def _groups(case: Case) -> str:
     tensor, weights = case.input(0), case.input(1)
     if tensor is None or weights is None or len(weights.shape) != 4 or len(tensor.shape) != 4:
         return ""
-    return "its input has fewer channels than its weights" if (
-        tensor.shape[3] < weights.shape[3]
-    ) else ""
+    return (
+        "its input has fewer channels than its weights"
+        if (tensor.shape[3] < weights.shape[3])
+        else ""
+    )
 
 
 GROUPS: Final = Condition("groups", _groups, "Convert with fixed input shapes.")
@@ -524,9 +526,10 @@ def _block(case: Case) -> str:
     block, data = case.option("block_size"), case.input(0)
     if block <= 1:
         return f"its block size is {block}"
-    if case.operator.name == "SPACE_TO_DEPTH" and data is not None and len(data.shape) == 4:
-        if data.shape[1] % block or data.shape[2] % block:
-            return f"its input of {data.shape[1]} x {data.shape[2]} is no multiple of {block}"
+    if case.operator.name == "DEPTH_TO_SPACE" or data is None or len(data.shape) != 4:
+        return ""
+    if data.shape[1] % block or data.shape[2] % block:
+        return f"its input of {data.shape[1]} x {data.shape[2]} is no multiple of {block}"
     return ""
 
 

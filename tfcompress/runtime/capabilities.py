@@ -1,0 +1,580 @@
+"""The capability table: which operator, in which form, a target's fast kernels take.
+
+One row for each operator and target says in which forms the target takes it (element type of the
+activations, and of the weights where those differ), what else must hold, and what to do where it
+does not. Nothing else in this package knows a target's rules: verbs ask `decide`.
+
+An operator without a row has no kernel on the target. The runtime's builtin kernels run what a
+target leaves: the results are right, but each such operator splits the graph and runs slower.
+
+Source: every row, form and condition is measured on LiteRT 2.3.0 by the tests, which build the
+operator, load it and read from the runtime whether it was taken. Conditions' limits come from
+tflite/delegates/xnnpack/xnnpack_delegate.cc of google-ai-edge/LiteRT of August 2026.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from tfcompress.errors import ConfigError
+from tfcompress.runtime import conditions as on
+from tfcompress.runtime.conditions import Case, Condition, Surroundings
+from tfcompress.runtime.schema import Model, Operator, SubGraph, Tensor
+
+TARGETS: Final = ("xnnpack",)
+"""The targets that the table knows."""
+
+MEASURED: Final = "measured on LiteRT 2.3.0"
+
+FLOAT: Final = "float32"
+HALF: Final = "float16"
+INT8: Final = "int8"
+UINT8: Final = "uint8"
+HALF_WEIGHTS: Final = "float32 with float16 weights"
+"""Weights stored as float16, computed in float32."""
+STORED_INT8: Final = "float32 with stored int8 weights"
+"""Weights stored as int8, expanded to float32 when the model is loaded."""
+DYNAMIC: Final = "float32 with int8 weights"
+"""Dynamic range: activations are quantized on the fly, the product is computed in int8."""
+DYNAMIC_INT4: Final = "float32 with int4 weights"
+INT8_INT4: Final = "int8 with int4 weights"
+
+FLOATS: Final = (FLOAT, HALF)
+FLOATS_AND_8_BIT: Final = (FLOAT, HALF, INT8, UINT8)
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What a target does with one operator.
+
+    Attributes:
+        operator: the format's name, such as `"CONV_2D"`.
+        forms: the forms it is taken in, as `form_of` names them; empty where there is no kernel.
+        conditions: what must hold besides, in the order in which they are asked.
+        remedy: what to do where it is not taken in its form.
+        activations: places of the inputs that are computed at run time; None for all.
+        weights: place of the input that holds weights; None where there is none.
+        target: the target.
+        source: where the row comes from.
+    """
+
+    operator: str
+    forms: tuple[str, ...]
+    conditions: tuple[Condition, ...] = ()
+    remedy: str = ""
+    activations: tuple[int, ...] | None = (0,)
+    weights: int | None = None
+    target: str = "xnnpack"
+    source: str = MEASURED
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of one operator.
+
+    Attributes:
+        placed: whether the target's kernels run it.
+        reason: why not, as a sentence; "" where it is placed.
+        remedy: what to do about it; "" where it is placed.
+        rule: what decided: `"operator"` (no kernel), `"form"`, `"quantization"`, `"consumer"`, or a
+            condition's name; "" where it is placed.
+    """
+
+    placed: bool
+    reason: str = ""
+    remedy: str = ""
+    rule: str = ""
+
+
+PLACED: Final = Decision(True)
+
+_FLOAT_REMEDY: Final = "Keep it in float: it has no quantized kernel."
+_UNARY_RANK: Final = on.ranks(0, 0)
+_BINARY: Final = (on.input_count(2, 2), on.ranks(0, 0), on.ranks(1, 0))
+_SUM_SCALES: Final = on.scale_ratio(1 / 1024, 256)
+_REDUCTION: Final = (on.fixed(1, "axes", integers=True), on.AXES)
+
+
+def _float_unary(remedy: str, *operators: str) -> tuple[Capability, ...]:
+    return tuple(Capability(name, FLOATS, (_UNARY_RANK,), remedy) for name in operators)
+
+
+def _refused(remedy: str, *operators: str) -> tuple[Capability, ...]:
+    return tuple(Capability(name, (), (), remedy, None) for name in operators)
+
+
+CAPABILITIES: Final[tuple[Capability, ...]] = (
+    # -- matrix kernels
+    Capability(
+        "CONV_2D",
+        (FLOAT, HALF, INT8, UINT8, HALF_WEIGHTS, STORED_INT8, DYNAMIC),
+        (
+            on.ranks(0, 4, 4),
+            on.ranks(1, 4, 4),
+            on.fixed(1, "weights"),
+            on.weight_axis(1, 0),
+            on.bias(2, required=True),
+            on.GROUPS,
+            on.CLAMPING_ACTIVATION,
+        ),
+        "Use weights of 8 bits or float; keep a 4-bit grid in int8 tensors (precision 'int8-w4').",
+        weights=1,
+    ),
+    Capability(
+        "DEPTHWISE_CONV_2D",
+        (FLOAT, HALF, INT8, UINT8, HALF_WEIGHTS, STORED_INT8),
+        (
+            on.ranks(0, 4, 4),
+            on.ranks(1, 4, 4),
+            on.fixed(1, "weights"),
+            on.weight_axis(1, 3),
+            on.bias(2, required=True),
+            on.DEPTH_MULTIPLIER,
+            on.CLAMPING_ACTIVATION,
+        ),
+        "Depthwise convolutions have no dynamic-range or 4-bit kernel: use precision 'int8', "
+        "'fp16' or 'fp32'.",
+        weights=1,
+    ),
+    Capability(
+        "FULLY_CONNECTED",
+        (
+            FLOAT,
+            HALF,
+            INT8,
+            UINT8,
+            HALF_WEIGHTS,
+            STORED_INT8,
+            DYNAMIC,
+            DYNAMIC_INT4,
+            INT8_INT4,
+        ),
+        (
+            on.WEIGHT_LAYOUT,
+            on.input_count(2, 3),
+            on.ranks(1, 2, 2),
+            on.fixed(1, "weights"),
+            on.weight_axis(1, 0),
+            on.bias(2, required=False),
+            on.SYMMETRIC_WEIGHTS,
+            on.EVEN_ROWS,
+            on.CLAMPING_ACTIVATION,
+        ),
+        "Use float or int8 activations.",
+        weights=1,
+    ),
+    Capability(
+        "TRANSPOSE_CONV",
+        (FLOAT, INT8, UINT8, HALF_WEIGHTS, STORED_INT8, DYNAMIC),
+        (
+            on.input_count(3, 4),
+            on.fixed(0, "output shape", integers=True),
+            on.ranks(1, 4, 4),
+            on.ranks(2, 4, 4),
+            on.fixed(1, "weights"),
+            on.weight_axis(1, 0),
+            on.bias(3, required=False),
+            on.TRANSPOSED_SIZE,
+            on.CLAMPING_ACTIVATION,
+        ),
+        "Use float or int8 activations.",
+        activations=(2,),
+        weights=1,
+    ),
+    Capability(
+        "BATCH_MATMUL",
+        (FLOAT, HALF, INT8, HALF_WEIGHTS, STORED_INT8, DYNAMIC),
+        (on.MATMUL_OPERAND, on.ranks(0, 2, 99), on.ranks(1, 2, 99)),
+        "Use float operands, or int8 ones with a symmetric second operand.",
+        weights=1,
+    ),
+    # -- element by element
+    Capability(
+        "ADD",
+        FLOATS_AND_8_BIT,
+        (*_BINARY, _SUM_SCALES, on.CLAMPING_ACTIVATION),
+        "Compute in float or int8.",
+        (0, 1),
+    ),
+    Capability(
+        "SUB",
+        FLOATS_AND_8_BIT,
+        (*_BINARY, _SUM_SCALES, on.CLAMPING_ACTIVATION),
+        "Compute in float or int8.",
+        (0, 1),
+    ),
+    Capability(
+        "MUL",
+        FLOATS_AND_8_BIT,
+        (*_BINARY, on.PRODUCT_SCALE, on.CLAMPING_ACTIVATION),
+        "Compute in float or int8.",
+        (0, 1),
+    ),
+    Capability(
+        "DIV",
+        FLOATS,
+        (*_BINARY, on.CLAMPING_ACTIVATION),
+        "Multiply by the reciprocal where the divisor is constant, else keep it in float.",
+        (0, 1),
+    ),
+    Capability(
+        "MAXIMUM", FLOATS, _BINARY, "Use ReLU where one side is 0, else keep it in float.", (0, 1)
+    ),
+    Capability("MINIMUM", FLOATS, _BINARY, "Use ReLU6 or keep it in float.", (0, 1)),
+    Capability(
+        "SQUARED_DIFFERENCE", FLOATS, _BINARY, "Use SUB and MUL, or keep it in float.", (0, 1)
+    ),
+    Capability(
+        "PRELU",
+        (FLOAT, HALF, HALF_WEIGHTS, STORED_INT8),
+        (*_BINARY, on.fixed(1, "slopes")),
+        "Use ReLU, ReLU6 or LeakyReLU in int8, or keep it in float.",
+        weights=1,
+    ),
+    *_float_unary(
+        "Fuse it: a ReLU right after a convolution, Dense or Add, before its fake-quant, becomes "
+        "part of that operator.",
+        "RELU",
+        "RELU6",
+        "RELU_N1_TO_1",
+    ),
+    *_float_unary(
+        "Use ReLU6, or sigmoid and tanh, which have int8 kernels; or keep it in float "
+        "(precision 'int8-matmul').",
+        "GELU",
+        "HARD_SWISH",
+    ),
+    *_float_unary(
+        _FLOAT_REMEDY,
+        "ABS",
+        "CEIL",
+        "COS",
+        "EXP",
+        "FLOOR",
+        "LOG",
+        "NEG",
+        "ROUND",
+        "RSQRT",
+        "SIN",
+        "SQRT",
+        "SQUARE",
+    ),
+    Capability("ELU", (FLOAT, HALF, INT8), (_UNARY_RANK,), "Compute in float or int8."),
+    Capability(
+        "LEAKY_RELU", FLOATS_AND_8_BIT, (_UNARY_RANK, on.SLOPE), "Compute in float or int8."
+    ),
+    Capability("LOGISTIC", FLOATS_AND_8_BIT, (_UNARY_RANK,), "Compute in float or int8."),
+    Capability("TANH", FLOATS_AND_8_BIT, (_UNARY_RANK,), "Compute in float or int8."),
+    Capability(
+        "SOFTMAX",
+        FLOATS,
+        (on.BETA,),
+        "Leave it out of the model and apply it to the logits, or keep it in float (precision "
+        "'int8-matmul'). At the end of the graph it costs little.",
+    ),
+    Capability(
+        "QUANTIZE",
+        ("float32 to int8", "float32 to uint8", "int8", "uint8"),
+        (_UNARY_RANK, on.REQUANTIZATION),
+        "Use one type of 8-bit tensors throughout: io='float32' or io='int8'.",
+    ),
+    Capability(
+        "DEQUANTIZE",
+        ("int8 to float32", "uint8 to float32"),
+        (_UNARY_RANK,),
+        "Store weights as int8 or float16 constants.",
+    ),
+    # -- pooling, resizing, reductions
+    Capability(
+        "AVERAGE_POOL_2D",
+        FLOATS,
+        (on.WINDOW, on.CLAMPING_ACTIVATION),
+        "Over the whole image use GlobalAveragePooling2D (MEAN); else a strided depthwise "
+        "convolution, or max pooling.",
+    ),
+    Capability(
+        "MAX_POOL_2D",
+        (FLOAT, INT8, UINT8),
+        (on.WINDOW, on.CLAMPING_ACTIVATION),
+        "Compute in float32 or int8.",
+    ),
+    Capability(
+        "RESIZE_BILINEAR",
+        (FLOAT, INT8, UINT8),
+        (on.ranks(0, 4, 4), on.fixed(1, "size", integers=True), on.POSITIVE_SIZE),
+        "Compute in float32 or int8.",
+    ),
+    *(
+        Capability(name, FLOATS_AND_8_BIT, _REDUCTION, "Compute in float or int8.")
+        for name in ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN")
+    ),
+    # -- layout
+    Capability(
+        "RESHAPE",
+        FLOATS_AND_8_BIT,
+        (on.ranks(0, 0), on.fixed(1, "shape", integers=True), on.RESHAPE_TARGET, on.SAME_SCALE),
+        "Reshape before the cast to integers, or in float.",
+    ),
+    Capability(
+        "TRANSPOSE",
+        FLOATS_AND_8_BIT,
+        (on.ranks(0, 1), on.fixed(1, "order", integers=True)),
+        "Transpose in float or int8.",
+    ),
+    Capability(
+        "CONCATENATION",
+        FLOATS_AND_8_BIT,
+        (on.input_count(2, 5), on.EXISTING_AXIS, on.SAME_UINT8_SCALE),
+        "Concatenate in float or int8.",
+        None,
+    ),
+    Capability(
+        "SPLIT",
+        FLOATS_AND_8_BIT,
+        (on.fixed(0, "axis", integers=True), on.PIECES),
+        "Split in float or int8.",
+        (1,),
+    ),
+    Capability("SLICE", FLOATS_AND_8_BIT, (on.SLICE_SIZES,), "Slice in float or int8."),
+    Capability(
+        "STRIDED_SLICE",
+        FLOATS_AND_8_BIT,
+        (
+            on.SLICE_MASKS,
+            on.fixed(1, "begin", integers=True),
+            on.fixed(2, "end", integers=True),
+            on.fixed(3, "strides", integers=True),
+            on.SLICE_STRIDES,
+        ),
+        "Slice in float or int8.",
+    ),
+    Capability(
+        "PAD",
+        FLOATS_AND_8_BIT,
+        (on.input_count(2, 2), on.ranks(0, 1), on.fixed(1, "padding", integers=True), on.PADDINGS),
+        "Pad in float or int8.",
+    ),
+    Capability("DEPTH_TO_SPACE", FLOATS_AND_8_BIT, (on.BLOCK,), "Compute in float or int8."),
+    Capability("SPACE_TO_DEPTH", (FLOAT, INT8, UINT8), (on.BLOCK,), "Compute in float32 or int8."),
+    # -- variables: judged by the type of what they hold, so they have a form of their own
+    *(
+        Capability(name, ("resource",), (on.VARIABLE,), "", ())
+        for name in ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
+    ),
+    # -- weights that are stored sparse
+    Capability(
+        "DENSIFY", (), (), "Only sparse constants of float32, float16 or int8 are expanded.", None
+    ),
+    # -- no kernel at all, and what to use instead
+    *_refused(
+        "Look embeddings up at the head of the graph, where they do no harm.",
+        "GATHER",
+        "GATHER_ND",
+        "EMBEDDING_LOOKUP",
+    ),
+    *_refused("Cast at the head or tail of the graph; hold masks as floats.", "CAST"),
+    *_refused(
+        "Add a mask in place of selecting by it: (cast(mask, float) - 1) * 1e4, computed once.",
+        "SELECT",
+        "SELECT_V2",
+        "EQUAL",
+        "NOT_EQUAL",
+        "LESS",
+        "LESS_EQUAL",
+        "GREATER",
+        "GREATER_EQUAL",
+        "LOGICAL_AND",
+        "LOGICAL_OR",
+        "LOGICAL_NOT",
+    ),
+    *_refused(
+        "Use RESHAPE and CONCATENATION in place of stacking and unstacking.", "PACK", "UNPACK"
+    ),
+    *_refused("ADD and MUL broadcast by themselves: leave it out.", "TILE", "BROADCAST_TO"),
+    *_refused("Use RESHAPE.", "EXPAND_DIMS", "SQUEEZE"),
+    *_refused(
+        "Convert with a fixed batch size and fixed input shapes.",
+        "SHAPE",
+        "FILL",
+        "RANGE",
+        "ONE_HOT",
+    ),
+    *_refused("Multiply with a triangular matrix.", "CUMSUM"),
+    *_refused("Write it as x * rsqrt(sum(x * x)).", "L2_NORMALIZATION"),
+    *_refused("Return the logits and take the logarithm outside.", "LOG_SOFTMAX"),
+    *_refused(
+        "Return the scores and search outside; at the tail it does no harm.",
+        "ARG_MAX",
+        "ARG_MIN",
+        "TOPK_V2",
+    ),
+    *_refused(
+        "Return the new part only, and CONCATENATION it outside.",
+        "SCATTER_ND",
+        "DYNAMIC_UPDATE_SLICE",
+    ),
+    *_refused("Use SPLIT into equal pieces, or SLICE.", "SPLIT_V"),
+    *_refused("Pad with zeros.", "PADV2", "MIRROR_PAD"),
+    *_refused(
+        "Use bilinear resizing, or RESHAPE and CONCATENATION for whole factors.",
+        "RESIZE_NEAREST_NEIGHBOR",
+    ),
+    *_refused(
+        "Give the convolution its dilation or padding instead.",
+        "SPACE_TO_BATCH_ND",
+        "BATCH_TO_SPACE_ND",
+    ),
+    *_refused("Use MUL for whole powers, SQRT and RSQRT for halves.", "POW"),
+    *_refused("Use REDUCE_MAX or MEAN.", "REDUCE_PROD", "REDUCE_ANY", "REDUCE_ALL"),
+    *_refused("Use MAXIMUM and MINIMUM, or FLOOR of a product.", "SIGN", "FLOOR_DIV", "FLOOR_MOD"),
+    *_refused("Write the order out with SLICE and CONCATENATION.", "REVERSE_V2"),
+    *_refused(
+        "Unroll the layer (unroll=True): its steps then run one after the other, each fast.",
+        "WHILE",
+        "UNIDIRECTIONAL_SEQUENCE_LSTM",
+    ),
+)
+"""The table. One row for each operator and target."""
+
+_ROWS: Final = {(row.operator, row.target): row for row in CAPABILITIES}
+
+_NAMES: Final = {"xnnpack": "XNNPACK"}
+
+
+def decide(
+    model: Model, subgraph: SubGraph, operator: Operator, target: str = "xnnpack"
+) -> Decision:
+    """Says whether a target's kernels run an operator, and if not, why and what to do.
+
+    Args:
+        model: the parsed file.
+        subgraph: the subgraph that the operator is in.
+        operator: the operator.
+        target: one of `TARGETS`.
+
+    Returns:
+        The decision. It is the one that the runtime takes, as `placement.actual_placement` reads
+        it from there.
+
+    Raises:
+        ConfigError: the table does not know the target.
+
+    Example:
+        >>> decide(model, graph, graph.operators[-1])  # doctest: +SKIP
+        Decision(placed=False, reason='XNNPACK runs SOFTMAX in float32 or float16; ...', ...)
+    """
+    check_target(target)
+    return _decide(operator, Surroundings(model, subgraph), target)
+
+
+def decide_all(model: Model, subgraph: SubGraph, target: str = "xnnpack") -> list[Decision]:
+    """`decide` for every operator of a subgraph, in time linear in their number."""
+    check_target(target)
+    surroundings = Surroundings(model, subgraph)
+    return [_decide(operator, surroundings, target) for operator in subgraph.operators]
+
+
+def check_target(target: str) -> None:
+    """Raises ConfigError for a target that the table does not know."""
+    if target not in TARGETS:
+        raise ConfigError(f"`target` must be one of {TARGETS}. Received: {target!r}")
+
+
+def _decide(operator: Operator, surroundings: Surroundings, target: str) -> Decision:
+    case = Case(operator, surroundings)
+    if surroundings.unpacks(operator):
+        return _decide_unpacking(case, target)
+    name = operator.name
+    row = _ROWS.get((name, target))
+    if row is None or operator.is_custom or not row.forms:
+        kind = "custom operator" if operator.is_custom else "operator"
+        return Decision(
+            False,
+            f"{_NAMES[target]} has no kernel for the {kind} {name}.",
+            (row.remedy if row else "")
+            or "Build it from operators that have one; at the head or tail of the graph it does "
+            "no harm.",
+            "operator",
+        )
+    form = form_of(row, case)
+    if form not in row.forms:
+        return Decision(
+            False,
+            f"{_NAMES[target]} runs {name} in {_listed(row.forms)}; here it is {form}.",
+            row.remedy,
+            "form",
+        )
+    for tensor in _activations(row, case) + case.outputs:
+        wrong = on.one_scale(tensor)
+        if wrong:
+            return Decision(
+                False, f"{name}: {wrong}.", "Quantize activations per tensor.", "quantization"
+            )
+    for condition in row.conditions:
+        wrong = condition.check(case)
+        if wrong:
+            return Decision(
+                False,
+                f"{_NAMES[target]} does not take this {name}: {wrong}.",
+                condition.remedy,
+                condition.name,
+            )
+    return PLACED
+
+
+def _decide_unpacking(case: Case, target: str) -> Decision:
+    """Expanding weights costs nothing, unless an operator that is left needs them expanded."""
+    for reader in case.surroundings.consumers[case.operator.outputs[0]]:
+        if case.surroundings.unpacks(reader):
+            continue
+        if not _decide(reader, case.surroundings, target).placed:
+            return Decision(
+                False,
+                f"{reader.name}, which is not placed, reads what this {case.operator.name} "
+                "expands at every run.",
+                f"See the {reader.name} it feeds.",
+                "consumer",
+            )
+    return PLACED
+
+
+def form_of(row: Capability, case: Case) -> str:
+    """The form that an operator is in: the type of its activations, and of its weights.
+
+    Args:
+        row: its row of the table, which says which inputs are what.
+        case: the operator.
+
+    Returns:
+        Such as `"int8"`, `"float32 with int8 weights"`, `"float32 to int8"`, `"int32"`.
+    """
+    if not row.activations and row.activations is not None:
+        return "resource"
+    given = sorted({tensor.dtype for tensor in _activations(row, case)})
+    made = sorted({tensor.dtype for tensor in case.outputs})
+    form = " and ".join(given)
+    if given != made:
+        return f"{form} to {' and '.join(made)}"
+    weights = None if row.weights is None else case.input(row.weights)
+    if weights is None:
+        return form
+    stored = case.surroundings.stored_dtype(weights.index)
+    if stored != weights.dtype:
+        if weights.dtype == form:
+            return HALF_WEIGHTS if stored == HALF else f"{form} with stored {stored} weights"
+    elif stored == form:
+        return form
+    return f"{form} with {weights.dtype} weights"
+
+
+def _activations(row: Capability, case: Case) -> list[Tensor]:
+    if row.activations is None:
+        return case.inputs
+    found = (case.input(place) for place in row.activations)
+    return [tensor for tensor in found if tensor is not None]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
