@@ -167,7 +167,6 @@ def convolutions() -> Iterator[Case]:
     yield Case("conv stored int8 weights", stored(conv(), INT8, "w"))
     yield Case("conv relu6", conv(activation=3))
     yield Case("conv tanh", conv(activation=4), "clamping-activation")
-    yield Case("conv without bias", conv(none=T([])), "bias")
     yield Case("conv computed bias", conv(b=T([4])), "bias")
     yield Case("conv computed weights", conv(w=T([4, 3, 3, 2])), "fixed-weights")
     per_tensor = const((4, 3, 3, 2), INT8, scale=0.1)

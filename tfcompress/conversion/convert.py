@@ -10,25 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfcompress.conversion.calibration import gather
-from tfcompress.conversion.precisions import Precision, get_precision
-from tfcompress.errors import (
-    ConfigError,
-    ConversionError,
-    CorruptFileError,
-    DataError,
-    DeviceError,
-)
+from tfcompress.conversion.precisions import get_precision
+from tfcompress.errors import ConfigError, DataError
 from tfcompress.files import check_writable
 from tfcompress.report import CompressionReport
-from tfcompress.runtime import adapter, proof
-from tfcompress.runtime.isolation import JobError, run_isolated
-from tfcompress.runtime.model import TFLiteModel, input_infos, quantize
+from tfcompress.runtime.model import TFLiteModel
 
 if TYPE_CHECKING:
     import keras
 
-_JOB = "tfcompress.conversion.job"
-_PRELOAD = ("tensorflow", _JOB)
+CHECKED_RUNS = 32  # runs on representative data after the conversion
 
 
 def convert(
@@ -95,7 +86,9 @@ def convert(
     if path is not None:
         check_writable(path, overwrite=overwrite)
 
-    from tfcompress.conversion import export
+    from tfcompress import registry
+    from tfcompress.conversion import checks, export
+    from tfcompress.conversion.converter import Converter
 
     started = time.perf_counter()
     export.check_model(model)
@@ -112,192 +105,36 @@ def convert(
     report = CompressionReport(
         "convert", {"precision": precision, "io": io, "batch_size": batch_size}
     )
+    names = [spec.name for spec in interface.specs]
+    batches = None if examples is None else _batches(examples, batch_size)
     with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
-        saved_model = os.path.join(folder, "saved_model")
-        names = [spec.name for spec in interface.specs]
-        export.write_saved_model(model, interface, shapes, saved_model)
+        exported = export.write_saved_model(model, interface, shapes, f"{folder}/saved_model")
         samples = None
-        if settings.calibrated and examples is not None:
-            samples = os.path.join(folder, "samples.npz")
-            np.savez(samples, *_batches(examples, batch_size))
-            used = len(next(iter(examples.values())))
-            report.settings["calibration_samples"] = used
-        content = _run_converter(saved_model, folder, settings, io, samples, names, report)
-        if sparse:
-            content = _sparse(content, saved_model, folder, settings, io, samples, names, report)
-    result = TFLiteModel(content, report=report)
-    result.name = model.name
-    _run_once(result, interface.specs, examples, batch_size)
-    if settings.all_integer:
-        _report_floats(result, report)
+        if settings.calibrated and batches is not None and examples is not None:
+            samples = f"{folder}/samples.npz"
+            np.savez(samples, *batches.values())
+            report.settings["calibration_samples"] = len(next(iter(examples.values())))
+        converter = Converter(f"{folder}/saved_model", folder, io, samples, names)
+        result = TFLiteModel(converter.convert(settings, report, sparse), report=report)
+        result.name = model.name
+        if batches is not None:
+            batches = {name: value[:CHECKED_RUNS] for name, value in batches.items()}
+        dtypes = {spec.name: spec.dtype for spec in interface.specs}
+        found = checks.run_once(result, batches, dtypes)
+        if settings.all_integer:
+            checks.report_floats(result)
+            if batches is not None and not result.keeps_state:
+                layers = {layer.name for _, layer in registry.walk(model)}
+                expected = exported.run(batches)
+                checks.report_noise(result, found, expected, converter.float_twin, batches, layers)
     report.settings["seconds"] = round(time.perf_counter() - started, 2)
     if path is not None:
         result.save(path, overwrite=overwrite)
     return result
 
 
-def _batches(examples: dict[str, np.ndarray], batch: int) -> list[np.ndarray]:
+def _batches(examples: dict[str, np.ndarray], batch: int) -> dict[str, np.ndarray]:
     """(n, ...) to (batches, batch, ...); the last batch is filled up with the first examples."""
     count = len(next(iter(examples.values())))
     order = np.arange(-(-count // batch) * batch) % count
-    return [a[order].reshape(-1, batch, *a.shape[1:]) for a in examples.values()]
-
-
-def _run_converter(
-    saved_model: str,
-    folder: str,
-    settings: Precision,
-    io: str,
-    samples: str | None,
-    names: list[str],
-    report: CompressionReport,
-    sparse: bool = False,
-) -> bytes:
-    from tfcompress.conversion.export import SIGNATURE
-
-    out = os.path.join(folder, "model.tflite")
-    arguments = {
-        "saved_model": saved_model,
-        "out": out,
-        "optimize": settings.optimize,
-        "float16": settings.float16,
-        "ops": list(settings.ops),
-        "io": io,
-        "sparse": sparse,
-        "samples": samples,
-        "names": names,
-        "signature": SIGNATURE,
-    }
-    try:
-        _job("run", arguments)
-    except ConversionError as error:
-        if not settings.fallback_ops:
-            raise
-        report.notes.append(_fall_back(error, arguments, settings))
-    if settings.quantizer:
-        float_file, out = out, os.path.join(folder, "quantized.tflite")
-        _job(
-            "quantize_weights",
-            {"source": float_file, "out": out, "recipe": settings.quantizer},
-            preload=(*_PRELOAD, "ai_edge_quantizer.quantizer", "ai_edge_quantizer.recipe"),
-        )
-    with open(out, "rb") as file:
-        return file.read()
-
-
-def _fall_back(error: ConversionError, arguments: dict[str, Any], settings: Precision) -> str:
-    """Converts with less of the graph in integers, and says what that means."""
-    why = _first_line(error)
-    try:
-        _job("run", {**arguments, "ops": list(settings.fallback_ops)})
-        return f"The converter could not make every operator integer; the rest is float ({why})."
-    except ConversionError:
-        if arguments["io"] != "float32":
-            raise error from None
-    try:
-        # Calibration runs the float graph, and that dies on some (loops of recurrent layers).
-        _job("run", {**arguments, "ops": [], "samples": None})
-    except ConversionError:
-        raise error from None
-    return (
-        "The converter cannot calibrate this graph (loops, as of recurrent layers): weights are "
-        f"int8 and activations float, as with precision 'dynamic' ({why})."
-    )
-
-
-def _job(name: str, arguments: dict[str, Any], preload: tuple[str, ...] = _PRELOAD) -> None:
-    try:
-        run_isolated(f"{_JOB}:{name}", arguments, preload=preload)
-    except JobError as error:
-        advice = {
-            "died": "It died in native code.",
-            "timeout": "It was stopped.",
-            "memory": "Close other programs, or convert a smaller model.",
-        }.get(error.reason, "")
-        log = error.log.strip()
-        shown = f"\n--- the converter's output ---\n{log}" if log else ""
-        raise ConversionError(
-            f"The TFLite converter failed: {error} {advice}".rstrip() + shown, log=error.log
-        ) from None
-
-
-def _first_line(error: ConversionError) -> str:
-    lines = [line.strip() for line in error.log.splitlines() if "error:" in line.lower()]
-    return (lines or [str(error).splitlines()[0]])[-1][:200]
-
-
-def _sparse(
-    content: bytes,
-    saved_model: str,
-    folder: str,
-    settings: Precision,
-    io: str,
-    samples: str | None,
-    names: list[str],
-    report: CompressionReport,
-) -> bytes:
-    from tfcompress.runtime.sparse_rules import refusals
-
-    reasons = refusals(proof.read_sound(content), settings.name)
-    if reasons:
-        report.settings["sparse"] = False
-        report.notes.append(
-            "Weights are stored dense although sparse=True: " + "; ".join(reasons) + "."
-        )
-        return content
-    report.settings["sparse"] = True
-    return _run_converter(saved_model, folder, settings, io, samples, names, report, sparse=True)
-
-
-def _run_once(
-    tflite: TFLiteModel, specs: Any, examples: dict[str, np.ndarray] | None, batch: int
-) -> None:
-    """Runs the file once in a child process, on representative data where there is some."""
-    runtime = adapter.resolve_runtime()
-    generator = np.random.default_rng(0)
-    try:
-        # The interpreter lists the inputs in the file's order; the signature names them.
-        inputs = []
-        by_name = {spec.name: spec for spec in specs}
-        for info in input_infos(tflite.parsed):
-            spec = by_name[info.name]
-            if examples is not None:
-                rows = np.arange(batch) % len(examples[spec.name])
-                real = examples[spec.name][rows].reshape(info.shape)
-            elif info.dtype.kind == "f" or info.scale:
-                real = generator.standard_normal(info.shape).astype(np.float32)
-            else:
-                real = proof.idle_value(info)
-            inputs.append(quantize(real, info))
-        outputs = proof.trial(tflite.content, runtime=runtime, inputs=inputs)
-    except (CorruptFileError, DeviceError) as error:
-        raise ConversionError(f"The converted file does not run: {error}") from error
-    if any(value.dtype.kind == "f" and not np.isfinite(value).all() for value in outputs):
-        raise ConversionError(
-            "The converted file gives NaN or infinity on valid inputs, while the weights are "
-            "finite: some operator overflows. Look at the model's own outputs on the same data"
-            + (
-                ", or try precision 'fp32'."
-                if tflite.report.settings["precision"] != "fp32"
-                else "."
-            )
-        )
-
-
-def _report_floats(tflite: TFLiteModel, report: CompressionReport) -> None:
-    floats = tflite.float_tensors
-    report.settings["float_tensors"] = len(floats)
-    graph = tflite.parsed.subgraphs[0]
-    outer = {*graph.inputs, *graph.outputs}
-    for operator in graph.operators:
-        results = [graph.tensors[i] for i in operator.outputs if i not in outer]
-        if any(t.dtype.startswith("float") for t in results) and operator.name != "DEQUANTIZE":
-            report.add(
-                results[0].name, operator.name, "left", "computed in float: no integer form of it"
-            )
-    if floats:
-        report.notes.append(
-            f"{len(floats)} tensors besides the inputs and outputs are float: "
-            + ", ".join(floats[:5])
-            + (", ..." if len(floats) > 5 else "")
-        )
+    return {n: a[order].reshape(-1, batch, *a.shape[1:]) for n, a in examples.items()}

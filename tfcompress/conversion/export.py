@@ -234,8 +234,8 @@ def fix_shapes(
 
 def write_saved_model(
     model: keras.Model, interface: Interface, shapes: Sequence[tuple[int, ...]], folder: str
-) -> list[str]:
-    """Writes the model's inference function as a SavedModel and returns its output names.
+) -> Exported:
+    """Writes the model's inference function as a SavedModel.
 
     Raises:
         ConversionError: the model cannot be traced with these shapes.
@@ -245,7 +245,6 @@ def write_saved_model(
         spec.name: tf.TensorSpec(shape, spec.dtype, name=spec.name)
         for spec, shape in zip(interface.specs, shapes, strict=True)
     }
-    output_names: list[str] = []
 
     def infer(**inputs: Any) -> dict[str, Any]:
         nest = keras.tree.map_structure(lambda index: inputs[names[index]], interface.structure)
@@ -254,7 +253,6 @@ def write_saved_model(
         else:
             outputs = model(nest, training=False)
         named = _name_outputs(model, outputs)
-        output_names[:] = list(named)
         return {name: tf.identity(value, name=name) for name, value in named.items()}
 
     with float32_compute(model), _quiet():
@@ -270,7 +268,26 @@ def write_saved_model(
         module.held = list(function.graph.variables)
         module.tables = _tables(model)
         tf.saved_model.save(module, folder, signatures={SIGNATURE: function})
-    return output_names
+    return Exported(function)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The function that was exported, to run it here as well.
+
+    Attributes:
+        function: the traced function, named inputs to named outputs.
+    """
+
+    function: Any
+
+    def run(self, batches: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name, (runs, *shape), of inputs (runs, *shape)."""
+        runs = [
+            self.function(**dict(zip(batches, map(tf.constant, values), strict=True)))
+            for values in zip(*batches.values(), strict=True)
+        ]
+        return {name: np.stack([run[name].numpy() for run in runs]) for name in runs[0]}
 
 
 def _tables(model: keras.Model) -> list[Any]:

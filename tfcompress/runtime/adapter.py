@@ -187,8 +187,14 @@ class Session:
 
     def _read_io(self) -> None:
         names = _signature_names(self.interpreter)
-        self.inputs = [_info(d, names[0]) for d in self.interpreter.get_input_details()]
-        self.outputs = [_info(d, names[1]) for d in self.interpreter.get_output_details()]
+        self.inputs, self.outputs = (
+            [tensor_info(detail, side.get(int(detail["index"]))) for detail in details]
+            for side, details in zip(
+                names,
+                (self.interpreter.get_input_details(), self.interpreter.get_output_details()),
+                strict=True,
+            )
+        )
 
     def run(self, inputs: Mapping[int, np.ndarray]) -> list[np.ndarray]:
         """Runs once.
@@ -230,11 +236,12 @@ def _signature_names(interpreter: Any) -> tuple[dict[int, str], dict[int, str]]:
     return names
 
 
-def _info(detail: dict[str, Any], names: dict[int, str]) -> TensorInfo:
+def tensor_info(detail: dict[str, Any], name: str | None = None) -> TensorInfo:
+    """A tensor's description by the interpreter, under `name` or its own."""
     quantization = detail["quantization_parameters"]
     scales, zeros = quantization["scales"], quantization["zero_points"]
     return TensorInfo(
-        name=names.get(int(detail["index"]), detail["name"]),
+        name=name or detail["name"],
         index=int(detail["index"]),
         shape=tuple(int(size) for size in detail["shape"]),
         dtype=np.dtype(detail["dtype"]),

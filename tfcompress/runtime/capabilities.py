@@ -91,10 +91,11 @@ class Decision:
 PLACED: Final = Decision(True)
 
 _FLOAT_REMEDY: Final = "Keep it in float: it has no quantized kernel."
-_UNARY_RANK: Final = on.ranks(0, 0)
-_BINARY: Final = (on.input_count(2, 2), on.ranks(0, 0), on.ranks(1, 0))
+_UNARY_RANK: Final = on.rank(0)
+_BINARY: Final = (on.rank(0), on.rank(1))
 _SUM_SCALES: Final = on.scale_ratio(1 / 1024, 256)
-_REDUCTION: Final = (on.fixed(1, "axes", integers=True), on.AXES)
+_LAYOUT_RANK: Final = on.rank(0, breaks=True)
+_REDUCTION: Final = (on.fixed(1, "axes", integers=True), on.AXES, _LAYOUT_RANK)
 
 
 def _float_unary(remedy: str, *operators: str) -> tuple[Capability, ...]:
@@ -111,12 +112,9 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
         "CONV_2D",
         (FLOAT, HALF, INT8, UINT8, HALF_WEIGHTS, STORED_INT8, DYNAMIC),
         (
-            on.ranks(0, 4, 4),
-            on.ranks(1, 4, 4),
             on.fixed(1, "weights"),
             on.weight_axis(1, 0),
-            on.bias(2, required=True),
-            on.GROUPS,
+            on.bias(2),
             on.CLAMPING_ACTIVATION,
         ),
         "Use weights of 8 bits or float; keep a 4-bit grid in int8 tensors (precision 'int8-w4').",
@@ -126,12 +124,9 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
         "DEPTHWISE_CONV_2D",
         (FLOAT, HALF, INT8, UINT8, HALF_WEIGHTS, STORED_INT8),
         (
-            on.ranks(0, 4, 4),
-            on.ranks(1, 4, 4),
             on.fixed(1, "weights"),
             on.weight_axis(1, 3),
-            on.bias(2, required=True),
-            on.DEPTH_MULTIPLIER,
+            on.bias(2),
             on.CLAMPING_ACTIVATION,
         ),
         "Depthwise convolutions have no dynamic-range or 4-bit kernel: use precision 'int8', "
@@ -153,11 +148,9 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
         ),
         (
             on.WEIGHT_LAYOUT,
-            on.input_count(2, 3),
-            on.ranks(1, 2, 2),
             on.fixed(1, "weights"),
             on.weight_axis(1, 0),
-            on.bias(2, required=False),
+            on.bias(2),
             on.SYMMETRIC_WEIGHTS,
             on.EVEN_ROWS,
             on.CLAMPING_ACTIVATION,
@@ -169,13 +162,10 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
         "TRANSPOSE_CONV",
         (FLOAT, INT8, UINT8, HALF_WEIGHTS, STORED_INT8, DYNAMIC),
         (
-            on.input_count(3, 4),
             on.fixed(0, "output shape", integers=True),
-            on.ranks(1, 4, 4),
-            on.ranks(2, 4, 4),
             on.fixed(1, "weights"),
             on.weight_axis(1, 0),
-            on.bias(3, required=False),
+            on.bias(3),
             on.TRANSPOSED_SIZE,
             on.CLAMPING_ACTIVATION,
         ),
@@ -186,7 +176,7 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
     Capability(
         "BATCH_MATMUL",
         (FLOAT, HALF, INT8, HALF_WEIGHTS, STORED_INT8, DYNAMIC),
-        (on.MATMUL_OPERAND, on.ranks(0, 2, 99), on.ranks(1, 2, 99)),
+        (on.MATMUL_OPERAND, on.rank(0, breaks=True), on.rank(1, breaks=True)),
         "Use float operands, or int8 ones with a symmetric second operand.",
         weights=1,
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -140,7 +140,8 @@ class TFLiteModel:
         ]
 
     @cached_property
-    def _keeps_state(self) -> bool:
+    def keeps_state(self) -> bool:
+        """Whether the file holds resource variables, as of stateful layers."""
         return any(
             operator.name == "VAR_HANDLE"
             for graph in self.parsed.subgraphs
@@ -220,7 +221,7 @@ class TFLiteModel:
                 "A model's inputs must have sizes above 0. Received: "
                 f"{[tensor.shape for tensor in self._main_inputs]}. Convert the model again."
             )
-        if self._keeps_state:
+        if self.keeps_state:
             self._sessions.clear()  # the runtimes cannot set resource variables back
         session = self.session(backend=backend, runtime=runtime, threads=threads, batch=batch_size)
         arrays, count = match_inputs(session.inputs, x)
@@ -269,12 +270,23 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
 def input_infos(parsed: schema.Model) -> list[adapter.TensorInfo]:
     """The main graph's inputs as the file describes them; no runtime is involved."""
-    graph = parsed.subgraphs[0]
-    names: dict[int, str] = {}
-    if len(parsed.signatures) == 1:
-        names = {index: name for name, index in parsed.signatures[0].inputs.items()}
+    sides = [signature.inputs for signature in parsed.signatures]
+    return _tensor_infos(parsed.subgraphs[0], parsed.subgraphs[0].inputs, sides)
+
+
+def output_infos(parsed: schema.Model) -> list[adapter.TensorInfo]:
+    """The main graph's outputs as the file describes them; no runtime is involved."""
+    sides = [signature.outputs for signature in parsed.signatures]
+    return _tensor_infos(parsed.subgraphs[0], parsed.subgraphs[0].outputs, sides)
+
+
+def _tensor_infos(
+    graph: schema.SubGraph, indices: Sequence[int], sides: Sequence[Mapping[str, int]]
+) -> list[adapter.TensorInfo]:
+    # With several signatures, a tensor may have several names; then its own is the only one.
+    names = {index: name for name, index in sides[0].items()} if len(sides) == 1 else {}
     infos = []
-    for index in graph.inputs:
+    for index in indices:
         tensor = graph.tensors[index]
         scale, zero = 0.0, 0
         if tensor.quantization is not None and len(tensor.quantization.scales) == 1:

@@ -44,7 +44,8 @@ def actual_placement(content: bytes, *, runtime: str = "auto") -> list[bool]:
     session = adapter.Session(content, runtime=runtime)
     taken: set[int] = set()
     for node in delegate_nodes(session):
-        taken |= _between(graph, node["inputs"], node["outputs"])
+        inside = _between(graph, node["inputs"], node["outputs"])
+        taken |= inside | _sinks(graph, node["inputs"], inside)
     taken |= _dead_ends(graph, session)
     return [operator.index in taken for operator in graph.operators]
 
@@ -83,6 +84,20 @@ def _between(graph: SubGraph, inputs: Sequence[int], outputs: Sequence[int]) -> 
         found.add(operator.index)
         waiting += operator.inputs
     return found
+
+
+def _sinks(graph: SubGraph, inputs: Sequence[int], inside: set[int]) -> set[int]:
+    """Indices of swallowed operators without outputs, which is ASSIGN_VARIABLE.
+
+    All that such an operator reads is at hand in the partition that has taken it.
+    """
+    at_hand = {int(tensor) for tensor in inputs}
+    at_hand.update(*(graph.operators[index].outputs for index in inside))
+    return {
+        operator.index
+        for operator in graph.operators
+        if not operator.outputs and at_hand.issuperset(operator.inputs)
+    }
 
 
 def _dead_ends(graph: SubGraph, session: adapter.Session) -> set[int]:

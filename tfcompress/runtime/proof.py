@@ -87,17 +87,17 @@ def trial(
     backend: str = "xnnpack",
     inputs: list[np.ndarray] | None = None,
 ) -> list[np.ndarray]:
-    """Runs a file once in a child process.
+    """Runs a file in a child process.
 
     Args:
         content: bytes of a `.tflite` file that has passed `read_sound`.
         runtime: runtime to run it on.
         backend: as for `adapter.Session`.
-        inputs: stored values for each input in the interpreter's order; None for zeros (the
-            zero point where quantized), which are valid for token ids too.
+        inputs: stored values for each input in the interpreter's order, (runs, *shape); None
+            for one run on zeros (the zero point where quantized), valid for token ids too.
 
     Returns:
-        The outputs' stored values.
+        The outputs' stored values, (runs, *shape).
 
     Raises:
         CorruptFileError: the file kills, hangs or bloats the runtime.
@@ -123,7 +123,7 @@ def trial(
                     "inputs": data,
                     "result": result,
                 },
-                preload=("tfcompress.runtime.proof", adapter.module_name(runtime)),
+                preload=preload(runtime),
                 seconds=seconds + len(content) / 20e6,
                 memory=_TRIAL_BYTES + 6 * len(content),
             )
@@ -139,19 +139,23 @@ def trial(
             return [outputs[f"arr_{i}"] for i in range(len(outputs.files))]
 
 
+def preload(runtime: str) -> tuple[str, ...]:
+    """Modules that a child process needs to run a file."""
+    return ("tfcompress.runtime.noise", adapter.module_name(adapter.resolve_runtime(runtime)))
+
+
 def _trial_job(path: str, runtime: str, backend: str, inputs: str | None, result: str) -> None:
     with open(path, "rb") as file:
         session = adapter.Session(file.read(), runtime=runtime, backend=backend)
-    values: dict[int, np.ndarray] = {}
-    if inputs is None:
-        for info in session.inputs:
-            values[info.index] = idle_value(info)
-    else:
+    columns = [idle_value(info)[None] for info in session.inputs]
+    if inputs is not None:
         with np.load(inputs) as arrays:
-            for i, info in enumerate(session.inputs):
-                values[info.index] = arrays[f"arr_{i}"]
-    outputs = session.run(values)
-    np.savez(result, *map(_plain, outputs))
+            columns = [arrays[f"arr_{i}"] for i in range(len(columns))]
+    runs = []
+    for number in range(len(columns[0]) if columns else 1):
+        values = {info.index: c[number] for info, c in zip(session.inputs, columns, strict=True)}
+        runs.append([_plain(value) for value in session.run(values)])
+    np.savez(result, *(np.stack(column) for column in zip(*runs, strict=True)))
 
 
 def idle_value(info: adapter.TensorInfo) -> np.ndarray:

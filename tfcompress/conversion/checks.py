@@ -1,0 +1,147 @@
+"""What is asked of a converted file before it is handed over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from tfcompress.errors import CompressError, ConversionError, CorruptFileError, DeviceError
+from tfcompress.report import CompressionReport
+from tfcompress.runtime import proof
+from tfcompress.runtime.isolation import JobError
+from tfcompress.runtime.model import (
+    TFLiteModel,
+    dequantize,
+    input_infos,
+    output_infos,
+    quantize,
+)
+from tfcompress.runtime.noise import signal_to_noise, trace_noise
+
+ENOUGH_DB = 20.0
+
+
+def run_once(
+    tflite: TFLiteModel, batches: dict[str, np.ndarray] | None, dtypes: dict[str, str]
+) -> dict[str, np.ndarray]:
+    """Runs the file in a child process.
+
+    Args:
+        tflite: the file.
+        batches: real values for each input, (runs, *shape); None for one run on noise, and
+            zeros for integer inputs.
+        dtypes: the model's own dtype for each input.
+
+    Returns:
+        Real values of each output, (runs, *shape).
+
+    Raises:
+        ConversionError: it does not run, or gives NaN or infinity.
+    """
+    generator = np.random.default_rng(0)
+    inputs = []
+    for info in input_infos(tflite.parsed):
+        if batches is not None:
+            real = batches[info.name]
+        elif dtypes[info.name].startswith(("float", "bfloat")):
+            real = generator.standard_normal((1, *info.shape)).astype(np.float32)
+        else:
+            real = proof.idle_value(info)[None]
+        inputs.append(quantize(real, info))
+    try:
+        outputs = proof.trial(tflite.content, inputs=inputs)
+    except (CorruptFileError, DeviceError) as error:
+        raise ConversionError(f"The converted file does not run: {error}") from error
+    if any(value.dtype.kind == "f" and not np.isfinite(value).all() for value in outputs):
+        raise ConversionError(
+            "The converted file gives NaN or infinity on valid inputs, while the weights are "
+            "finite: some operator overflows. Look at the model's own outputs on the same data, "
+            "or try precision 'fp32'."
+        )
+    infos = output_infos(tflite.parsed)
+    return {info.name: dequantize(value, info) for info, value in zip(infos, outputs, strict=True)}
+
+
+def report_noise(
+    tflite: TFLiteModel,
+    found: dict[str, np.ndarray],
+    expected: dict[str, np.ndarray],
+    float_twin: Callable[[], bytes],
+    batches: dict[str, np.ndarray],
+    layers: set[str],
+) -> None:
+    """Reports the noise at each output; where there is much, the layers that add most of it.
+
+    Args:
+        tflite: the quantized file; its report is added to.
+        found: its outputs on `batches`.
+        expected: the Keras model's.
+        float_twin: makes the same graph in float32.
+        batches: real values for each input, (runs, *shape).
+        layers: names of the model's layers.
+    """
+    report: CompressionReport = tflite.report
+    ratios = {name: signal_to_noise(found[name], expected[name]) for name in expected}
+    report.settings["snr_db"] = round(min(ratios.values()), 1)
+    low = {name: value for name, value in ratios.items() if value < ENOUGH_DB}
+    if not low:
+        return
+    text = ", ".join(f"{value:.1f} dB at output {name!r}" for name, value in low.items())
+    text = f"Quantization noise is high: signal to noise is only {text} (20 dB is usual)."
+    try:
+        twin = float_twin()
+        inputs = [batches[info.name] for info in input_infos(proof.read_sound(twin))]
+        rows = trace_noise(tflite.content, twin, inputs)
+    except (CompressError, JobError) as error:
+        report.notes.append(f"{text} Where it comes from could not be found: {error}")
+        return
+    worst = sorted(rows, key=lambda row: row.added, reverse=True)[:3]
+    for row in worst:
+        report.add(
+            layer_of(row.tensor, layers),
+            row.operator,
+            "noisy",
+            "adds much of the quantization noise",
+            snr_db=row.snr_db,
+        )
+    named = ", ".join(
+        f"{layer_of(row.tensor, layers)!r} ({row.operator}, {row.snr_db:.1f} dB after it)"
+        for row in worst
+    )
+    report.notes.append(
+        f"{text} The layers that cost most: {named}. More or better representative data, or "
+        "precision 'int16x8' or 'dynamic', may help."
+    )
+
+
+def layer_of(tensor: str, layers: set[str]) -> str:
+    """The Keras layer that a tensor's name points at: the innermost of its parts that is one."""
+    first = tensor.split(";")[0]
+    for part in reversed(first.split("/")):
+        for name in (part, re.sub(r"_\d+$", "", part)):  # tracing may have numbered it
+            if name in layers:
+                return name
+    return first
+
+
+def report_floats(tflite: TFLiteModel) -> None:
+    """Counts and names the float tensors of a file that was to be all integer."""
+    report: CompressionReport = tflite.report
+    floats = tflite.float_tensors
+    report.settings["float_tensors"] = len(floats)
+    graph = tflite.parsed.subgraphs[0]
+    outer = {*graph.inputs, *graph.outputs}
+    for operator in graph.operators:
+        results = [graph.tensors[i] for i in operator.outputs if i not in outer]
+        if any(t.dtype.startswith("float") for t in results) and operator.name != "DEQUANTIZE":
+            report.add(
+                results[0].name, operator.name, "left", "computed in float: no integer form of it"
+            )
+    if floats:
+        report.notes.append(
+            f"{len(floats)} tensors besides the inputs and outputs are float: "
+            + ", ".join(floats[:5])
+            + (", ..." if len(floats) > 5 else "")
+        )
