@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def report_noise(
     expected: dict[str, np.ndarray],
     float_twin: Callable[[], bytes],
     batches: dict[str, np.ndarray],
-    layers: set[str],
+    layers: Mapping[str, bool],
 ) -> None:
     """Reports the noise at each output; where there is much, the layers that add most of it.
 
@@ -80,7 +80,7 @@ def report_noise(
         expected: the Keras model's.
         float_twin: makes the same graph in float32.
         batches: real values for each input, (runs, *shape).
-        layers: names of the model's layers.
+        layers: name of each of the model's layers to whether it has a kernel.
     """
     report: CompressionReport = tflite.report
     ratios = {name: signal_to_noise(found[name], expected[name]) for name in expected}
@@ -98,6 +98,7 @@ def report_noise(
         report.notes.append(f"{text} Where it comes from could not be found: {error}")
         return
     worst = sorted(rows, key=lambda row: row.added, reverse=True)[:3]
+    worst = [row for row in worst if row.added > 0.1 * worst[0].added]
     for row in worst:
         report.add(
             layer_of(row.tensor, layers),
@@ -116,14 +117,26 @@ def report_noise(
     )
 
 
-def layer_of(tensor: str, layers: set[str]) -> str:
-    """The Keras layer that a tensor's name points at: the innermost of its parts that is one."""
-    first = tensor.split(";")[0]
-    for part in reversed(first.split("/")):
+def layer_of(tensor: str, layers: Mapping[str, bool]) -> str:
+    """The Keras layer that a tensor's name points at.
+
+    The converter joins the names of what it has fused, as in
+    `"net/relu_1/Relu6;net/conv_1/convolution"`.
+
+    Args:
+        tensor: the tensor's name.
+        layers: name of each layer of the model to whether it has a kernel.
+
+    Returns:
+        The first layer named that has a kernel, else the first named at all, else the tensor.
+    """
+    found = []
+    for part in re.split("[;/]", tensor):
         for name in (part, re.sub(r"_\d+$", "", part)):  # tracing may have numbered it
             if name in layers:
-                return name
-    return first
+                found.append(name)
+                break
+    return next((name for name in found if layers[name]), found[-1] if found else tensor)
 
 
 def report_floats(tflite: TFLiteModel) -> None:

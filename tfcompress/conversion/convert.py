@@ -124,7 +124,9 @@ def convert(
         if settings.all_integer:
             checks.report_floats(result)
             if batches is not None and not result.keeps_state:
-                layers = {layer.name for _, layer in registry.walk(model)}
+                layers = {
+                    layer.name: bool(registry.kernels(layer)) for _, layer in registry.walk(model)
+                }
                 expected = exported.run(batches)
                 checks.report_noise(result, found, expected, converter.float_twin, batches, layers)
     report.settings["seconds"] = round(time.perf_counter() - started, 2)

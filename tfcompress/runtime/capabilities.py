@@ -4,7 +4,8 @@ One row for each operator and target says in which forms the target takes it (el
 activations, and of the weights where those differ), what else must hold, and what to do where it
 does not. Nothing else in this package knows a target's rules: verbs ask `decide`.
 
-An operator without a row has no kernel on the target. The runtime's builtin kernels run what a
+An operator without a row has no kernel on the target. DENSIFY and DEQUANTIZE of constants need
+none: XNNPACK expands such weights once, when it loads the model. The runtime's builtin kernels run what a
 target leaves: the results are right, but each such operator splits the graph and runs slower.
 
 Source: every row, form and condition is measured on LiteRT 2.3.0 by the tests, which build the
@@ -94,8 +95,8 @@ _FLOAT_REMEDY: Final = "Keep it in float: it has no quantized kernel."
 _UNARY_RANK: Final = on.rank(0)
 _BINARY: Final = (on.rank(0), on.rank(1))
 _SUM_SCALES: Final = on.scale_ratio(1 / 1024, 256)
-_LAYOUT_RANK: Final = on.rank(0, breaks=True)
-_REDUCTION: Final = (on.fixed(1, "axes", integers=True), on.AXES, _LAYOUT_RANK)
+_BREAKING_RANK: Final = on.rank(0, breaks=True)
+_REDUCTION: Final = (on.fixed(1, "axes", integers=True), on.AXES, _BREAKING_RANK)
 
 
 def _float_unary(remedy: str, *operators: str) -> tuple[Capability, ...]:
@@ -114,6 +115,7 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
         (
             on.fixed(1, "weights"),
             on.weight_axis(1, 0),
+            on.SYMMETRIC_WEIGHTS,
             on.bias(2),
             on.CLAMPING_ACTIVATION,
         ),
@@ -126,6 +128,7 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
         (
             on.fixed(1, "weights"),
             on.weight_axis(1, 3),
+            on.SYMMETRIC_WEIGHTS,
             on.bias(2),
             on.CLAMPING_ACTIVATION,
         ),
@@ -145,15 +148,16 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
             DYNAMIC,
             DYNAMIC_INT4,
             INT8_INT4,
+            "float16 with int8 weights",
+            "float16 with int4 weights",
         ),
         (
             on.WEIGHT_LAYOUT,
             on.fixed(1, "weights"),
             on.weight_axis(1, 0),
-            on.bias(2),
             on.SYMMETRIC_WEIGHTS,
             on.EVEN_ROWS,
-            on.CLAMPING_ACTIVATION,
+            on.bias(2),
         ),
         "Use float or int8 activations.",
         weights=1,
@@ -219,7 +223,7 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
     Capability(
         "PRELU",
         (FLOAT, HALF, HALF_WEIGHTS, STORED_INT8),
-        (*_BINARY, on.fixed(1, "slopes")),
+        (on.rank(0), on.fixed(1, "slopes")),
         "Use ReLU, ReLU6 or LeakyReLU in int8, or keep it in float.",
         weights=1,
     ),
@@ -260,7 +264,7 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
     Capability(
         "SOFTMAX",
         FLOATS,
-        (on.BETA,),
+        (on.BETA, _BREAKING_RANK),
         "Leave it out of the model and apply it to the logits, or keep it in float (precision "
         "'int8-matmul'). At the end of the graph it costs little.",
     ),
@@ -293,7 +297,7 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
     Capability(
         "RESIZE_BILINEAR",
         (FLOAT, INT8, UINT8),
-        (on.ranks(0, 4, 4), on.fixed(1, "size", integers=True), on.POSITIVE_SIZE),
+        (on.fixed(1, "size", integers=True),),
         "Compute in float32 or int8.",
     ),
     *(
@@ -304,30 +308,30 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
     Capability(
         "RESHAPE",
         FLOATS_AND_8_BIT,
-        (on.ranks(0, 0), on.fixed(1, "shape", integers=True), on.RESHAPE_TARGET, on.SAME_SCALE),
+        (on.rank(0), on.fixed(1, "shape", integers=True), on.RESHAPE_TARGET, on.SAME_SCALE),
         "Reshape before the cast to integers, or in float.",
     ),
     Capability(
         "TRANSPOSE",
         FLOATS_AND_8_BIT,
-        (on.ranks(0, 1), on.fixed(1, "order", integers=True)),
+        (on.rank(0), on.fixed(1, "order", integers=True)),
         "Transpose in float or int8.",
     ),
     Capability(
         "CONCATENATION",
         FLOATS_AND_8_BIT,
-        (on.input_count(2, 5), on.EXISTING_AXIS, on.SAME_UINT8_SCALE),
+        (on.FEW_INPUTS, on.SAME_UINT8_SCALE, _BREAKING_RANK),
         "Concatenate in float or int8.",
         None,
     ),
     Capability(
         "SPLIT",
         FLOATS_AND_8_BIT,
-        (on.fixed(0, "axis", integers=True), on.PIECES),
+        (on.fixed(0, "axis", integers=True), on.PIECES, on.rank(1, breaks=True)),
         "Split in float or int8.",
         (1,),
     ),
-    Capability("SLICE", FLOATS_AND_8_BIT, (on.SLICE_SIZES,), "Slice in float or int8."),
+    Capability("SLICE", FLOATS_AND_8_BIT, (on.rank(0), on.SLICE_SIZES), "Slice in float or int8."),
     Capability(
         "STRIDED_SLICE",
         FLOATS_AND_8_BIT,
@@ -343,7 +347,7 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
     Capability(
         "PAD",
         FLOATS_AND_8_BIT,
-        (on.input_count(2, 2), on.ranks(0, 1), on.fixed(1, "padding", integers=True), on.PADDINGS),
+        (on.fixed(1, "padding", integers=True),),
         "Pad in float or int8.",
     ),
     Capability("DEPTH_TO_SPACE", FLOATS_AND_8_BIT, (on.BLOCK,), "Compute in float or int8."),
@@ -352,10 +356,6 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
     *(
         Capability(name, ("resource",), (on.VARIABLE,), "", ())
         for name in ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
-    ),
-    # -- weights that are stored sparse
-    Capability(
-        "DENSIFY", (), (), "Only sparse constants of float32, float16 or int8 are expanded.", None
     ),
     # -- no kernel at all, and what to use instead
     *_refused(

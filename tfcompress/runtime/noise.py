@@ -11,7 +11,7 @@ import numpy as np
 
 from tfcompress.runtime import adapter, proof, schema
 from tfcompress.runtime.isolation import run_isolated
-from tfcompress.runtime.model import dequantize, input_infos, quantize
+from tfcompress.runtime.model import dequantize, input_infos, output_infos, quantize
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class TensorNoise:
     """The error of one operator's output.
 
     Attributes:
-        tensor: the tensor's name, the same in both files.
+        tensor: the tensor's name, the same in both files; for an output, that in the signature.
         operator: the operator that writes it in the quantized file.
         snr_db: signal to quantization noise at this tensor, in dB.
         added: noise-to-signal ratio that appears here and is not in the operator's inputs.
@@ -46,7 +46,8 @@ def trace_noise(
 ) -> list[TensorNoise]:
     """Runs a quantized file and its float twin side by side, in a child process.
 
-    Tensors are matched by name: both files come from the same graph.
+    Tensors are matched by name (outputs by their name in the signature), as both files come
+    from the same graph.
 
     Args:
         quantized: bytes of a quantized `.tflite`.
@@ -103,11 +104,12 @@ def _trace_job(paths: list[str], runtime: str) -> list[dict[str, Any]]:
     ratio = {name: noise[name] / signal[name] if signal[name] else 0.0 for name in shared}
     rows = []
     for operator in quantized.graph.operators:
-        tensors = quantized.graph.tensors
-        names = [tensors[i].name for i in operator.inputs if i >= 0]
-        before = max((ratio.get(name, 0.0) for name in names), default=0.0)
-        for name in (tensors[i].name for i in operator.outputs):
-            if name in ratio and operator.name not in ("QUANTIZE", "DEQUANTIZE"):
+        if operator.name in ("QUANTIZE", "DEQUANTIZE"):
+            continue
+        keys = quantized.keys
+        before = max((ratio.get(keys.get(i, ""), 0.0) for i in operator.inputs), default=0.0)
+        for name in (keys[i] for i in operator.outputs):
+            if name in ratio:
                 snr = float(-10 * np.log10(ratio[name])) if ratio[name] else 300.0
                 rows.append(TensorNoise(name, operator.name, snr, max(0.0, ratio[name] - before)))
     return [asdict(row) for row in rows]
@@ -122,10 +124,17 @@ class _Side:
         self.session = adapter.Session(content, runtime=runtime, backend="reference", keep_all=True)
         written = {i for operator in self.graph.operators for i in operator.outputs}
         details = {d["index"]: d for d in self.session.interpreter.get_tensor_details()}
+        self.keys = {tensor.index: tensor.name for tensor in self.graph.tensors}
+        for info in output_infos(self.parsed):
+            self.keys[info.index] = info.name
+        for operator in self.graph.operators:
+            # What is quantized only to be dequantized is the same value as its float twin.
+            if operator.name == "DEQUANTIZE":
+                self.keys[operator.inputs[0]] = self.keys[operator.outputs[0]]
         self.tensors = {
-            tensor.name: adapter.tensor_info(details[tensor.index], tensor.name)
-            for tensor in self.graph.tensors
-            if tensor.index in written and details[tensor.index]["dtype"] is not np.bytes_
+            self.keys[index]: adapter.tensor_info(details[index])
+            for index in sorted(written)
+            if details[index]["dtype"] is not np.bytes_
         }
 
     def read(self, name: str) -> np.ndarray:
