@@ -9,7 +9,7 @@ def test_digits_are_bundled_and_the_split_is_seeded():
     data = load_images(None)
     assert data.x_train.shape == (1438, 32, 32, 1) and data.x_test.shape == (359, 32, 32, 1)
     assert data.classes == 10 and data.x_train.dtype == np.float32
-    assert 0 <= data.x_train.min() and data.x_train.max() == 1
+    assert data.x_train.min() >= 0 and data.x_train.max() == 1
     np.testing.assert_array_equal(load_images(None).y_test, data.y_test)
     assert (load_images(None, seed=1).y_test != data.y_test).any()
 

@@ -42,6 +42,8 @@ _HOMES = {
     "available_runtimes": "runtime.adapter",
     "BenchmarkReport": "deploy.benchmark",
     "benchmark": "deploy.benchmark",
+    "InspectionReport": "deploy.inspection",
+    "inspect": "deploy.inspection",
     "convert": "conversion.convert",
 }
 _PACKAGES = ("models",)

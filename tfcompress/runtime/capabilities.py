@@ -5,8 +5,9 @@ activations, and of the weights where those differ), what else must hold, and wh
 does not. Nothing else in this package knows a target's rules: verbs ask `decide`.
 
 An operator without a row has no kernel on the target. DENSIFY and DEQUANTIZE of constants need
-none: XNNPACK expands such weights once, when it loads the model. The runtime's builtin kernels run what a
-target leaves: the results are right, but each such operator splits the graph and runs slower.
+none: XNNPACK expands such weights once, when it loads the model. The runtime's builtin kernels
+run what a target leaves: the results are right, but each such operator splits the graph, and most
+run slower there.
 
 Source: every row, form and condition is measured on LiteRT 2.3.0 by the tests, which build the
 operator, load it and read from the runtime whether it was taken. Conditions' limits come from
@@ -152,7 +153,7 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
             "float16 with int4 weights",
         ),
         (
-            on.WEIGHT_LAYOUT,
+            on.DENSE_WEIGHTS,
             on.fixed(1, "weights"),
             on.weight_axis(1, 0),
             on.SYMMETRIC_WEIGHTS,

@@ -374,13 +374,13 @@ def bias(place: int) -> Condition:
     )
 
 
-def _weight_layout(case: Case) -> str:
+def _dense_weights(case: Case) -> str:
     return (
         "version 8 stands for weights that are stored sparse" if case.operator.version == 8 else ""
     )
 
 
-WEIGHT_LAYOUT: Final = Condition("weight-layout", _weight_layout, "Store its weights dense.")
+DENSE_WEIGHTS: Final = Condition("dense-weights", _dense_weights, "Store its weights dense.")
 
 
 def _symmetric_weights(case: Case) -> str:
