@@ -433,7 +433,7 @@ def _weights(graph: schema.SubGraph) -> set[int]:
 
 
 def _is_parameter(tensor: schema.Tensor) -> bool:
-    """Whether a constant holds trained values, and not a shape, an axis or a number of a formula."""
+    """Whether a constant holds trained values, and not a shape, an axis or a formula's number."""
     if not tensor.shape:
         return False
     return tensor.dtype not in ("int32", "int64", "bool", "string") or (

@@ -3,7 +3,7 @@
 What `capabilities` predicts, this measures. The runtime keeps the operators that a delegate has
 swallowed in its list and appends one DELEGATE node for each partition, which names only the
 tensors that enter and leave it. What lies between is found by walking back from the ones that
-leave to the ones that enter.
+leave to the ones that enter; what leads nowhere, by asking whether memory is planned for it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from tfcompress.runtime.schema import SubGraph
 
 DELEGATE: Final = "DELEGATE"
 """The name under which the runtime lists a partition."""
+
+VAR_HANDLE: Final = "VAR_HANDLE"
 
 
 def actual_placement(content: bytes, *, runtime: str = "auto") -> list[bool]:
@@ -42,11 +44,13 @@ def actual_placement(content: bytes, *, runtime: str = "auto") -> list[bool]:
     """
     graph = proof.prove(content, runtime=runtime).subgraphs[0]
     session = adapter.Session(content, runtime=runtime)
+    nodes = delegate_nodes(session)
     taken: set[int] = set()
-    for node in delegate_nodes(session):
-        inside = _between(graph, node["inputs"], node["outputs"])
-        taken |= inside | _sinks(graph, node["inputs"], inside)
-    taken |= _dead_ends(graph, session)
+    for node in nodes:
+        taken |= between(graph, node["inputs"], node["outputs"])
+    taken |= _hidden(graph, session)
+    taken |= _sinks(graph, session, [{int(tensor) for tensor in node["inputs"]} for node in nodes])
+    taken |= _handles(graph, taken)
     return [operator.index in taken for operator in graph.operators]
 
 
@@ -70,9 +74,9 @@ def delegate_nodes(session: adapter.Session) -> list[dict[str, Any]]:
     return [node for node in nodes if node["op_name"] == DELEGATE]
 
 
-def _between(graph: SubGraph, inputs: Sequence[int], outputs: Sequence[int]) -> set[int]:
+def between(graph: SubGraph, inputs: Sequence[int], outputs: Sequence[int]) -> set[int]:
     """Indices of the operators that lie between the tensors of a partition's boundary."""
-    producers = {tensor: op for op in graph.operators for tensor in op.outputs}
+    producers = {tensor: operator for operator in graph.operators for tensor in operator.outputs}
     entering = {int(tensor) for tensor in inputs}
     found: set[int] = set()
     waiting = [int(tensor) for tensor in outputs]
@@ -86,31 +90,48 @@ def _between(graph: SubGraph, inputs: Sequence[int], outputs: Sequence[int]) -> 
     return found
 
 
-def _sinks(graph: SubGraph, inputs: Sequence[int], inside: set[int]) -> set[int]:
-    """Indices of swallowed operators without outputs, which is ASSIGN_VARIABLE.
-
-    All that such an operator reads is at hand in the partition that has taken it.
-    """
-    at_hand = {int(tensor) for tensor in inputs}
-    at_hand.update(*(graph.operators[index].outputs for index in inside))
+def _hidden(graph: SubGraph, session: adapter.Session) -> set[int]:
+    """Swallowed operators that lead to no output of the graph, so that no boundary shows them."""
+    seen = between(graph, (), graph.outputs)
     return {
         operator.index
         for operator in graph.operators
-        if not operator.outputs and at_hand.issuperset(operator.inputs)
+        if operator.index not in seen
+        and operator.outputs
+        and operator.name != VAR_HANDLE
+        and not _is_readable(session, operator.outputs[0])
     }
 
 
-def _dead_ends(graph: SubGraph, session: adapter.Session) -> set[int]:
-    """Indices of swallowed operators whose results nobody reads: no boundary leads to them.
+def _sinks(graph: SubGraph, session: adapter.Session, entering: list[set[int]]) -> set[int]:
+    """Swallowed operators without outputs, which is ASSIGN_VARIABLE.
 
-    Inside a partition no memory is planned for a tensor, so it cannot be fetched.
+    What such an operator reads lies inside a partition, or enters one.
     """
-    read = {*graph.outputs}.union(*(operator.inputs for operator in graph.operators))
     found = set()
     for operator in graph.operators:
-        if operator.outputs and read.isdisjoint(operator.outputs):
-            try:
-                session.interpreter.get_tensor(operator.outputs[0])
-            except ValueError:
+        values = [i for i in operator.inputs if graph.tensors[i].dtype != "resource"]
+        if values and not operator.outputs:
+            inside = not all(_is_readable(session, tensor) for tensor in values)
+            if inside or any(tensors.issuperset(values) for tensors in entering):
                 found.add(operator.index)
     return found
+
+
+def _handles(graph: SubGraph, taken: set[int]) -> set[int]:
+    """Variables whose handle only swallowed operators use."""
+    used = {i for index in taken for i in graph.operators[index].inputs}
+    return {
+        operator.index
+        for operator in graph.operators
+        if operator.name == VAR_HANDLE and not used.isdisjoint(operator.outputs)
+    }
+
+
+def _is_readable(session: adapter.Session, tensor: int) -> bool:
+    """Whether memory is planned for a tensor: inside a partition none is."""
+    try:
+        session.interpreter.get_tensor(tensor)
+    except ValueError:
+        return False
+    return True

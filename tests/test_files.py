@@ -1,0 +1,46 @@
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+
+import tfcompress as tfc
+from tfcompress import files
+
+
+def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    files.write_bytes(path, b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(tfc.ConfigError, match="No space left"):
+        files.write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_permissions_follow_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        path = files.write_bytes(tmp_path / "file", b"")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_json_takes_numpy_and_paths(tmp_path):
+    path = files.write_json(
+        tmp_path / "r.json", {"a": np.float32(0.5), "b": np.arange(3), "c": tmp_path}
+    )
+    assert json.loads(path.read_text()) == {"a": 0.5, "b": [0, 1, 2], "c": str(tmp_path)}
+
+
+def test_reading_says_what_is_wrong(tmp_path):
+    with pytest.raises(tfc.ConfigError, match="No such file"):
+        files.read_bytes(tmp_path / "no")
+    with pytest.raises(tfc.ConfigError, match="Cannot read"):
+        files.read_bytes(tmp_path)
