@@ -9,7 +9,7 @@ layers = keras.layers
 
 @pytest.fixture(scope="module")
 def walked():
-    hidden = keras.Input((16,), name="hidden")
+    hidden = keras.Input((4,), name="hidden")
     last = layers.Dense(3, name="dense_last")(layers.Dense(3, name="dense")(hidden))
     inner = keras.Model(hidden, last, name="inner")
     inputs = keras.Input((4,), name="inputs")

@@ -35,6 +35,7 @@ class T:
     zero: int = 0
     axis: int = 0
     stored: bytes | None = None
+    variable: bool = False
 
 
 @dataclass
@@ -68,7 +69,9 @@ class Graph:
         produced = {name for op in self.operators for name in op.outputs}
         constant = {name for name in names if self._constant(name)}
         graph.inputs = [
-            names.index(name) for name in names if name not in produced and name not in constant
+            names.index(name)
+            for name in names
+            if name not in produced | constant and not self.tensors[name].variable
         ]
         last = list(self.operators[-1].outputs)
         graph.outputs = [names.index(name) for name in self.outputs or last]
@@ -104,7 +107,7 @@ class Graph:
         source = self.tensors[name]
         tensor = schema.TensorT()
         tensor.name, tensor.shape, tensor.type = name, list(source.shape), _TYPES[source.dtype]
-        tensor.hasRank = True
+        tensor.hasRank, tensor.isVariable = True, source.variable
         tensor.buffer = 0
         if self._constant(name):
             content = source.stored

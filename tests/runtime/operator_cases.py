@@ -901,5 +901,13 @@ def refused() -> Iterator[Case]:
         one("ATAN2", two, act([1, 4])),
         one("ZEROS_LIKE", x, act([1, 4])),
     ]
+    gates = {f"w{i}": const([3, 4]) for i in range(4)} | {f"r{i}": const([3, 3]) for i in range(4)}
+    biases = {f"b{i}": const([3]) for i in range(4)}
+    states = {"h": T([1, 3], variable=True), "c": T([1, 3], variable=True)}
+    order = [*(x | gates), "", "", "", *biases, "", "", *states]
+    tensors = {"x": act([1, 2, 4])} | gates | biases | states | {"y": act([1, 2, 3])}
+    options = ("UnidirectionalSequenceLSTMOptions", {"fusedActivationFunction": 4})
+    step = Op("UNIDIRECTIONAL_SEQUENCE_LSTM", order, ["y"], options)
+    graphs.append(Graph(tensors, [step]))
     for graph in graphs:
         yield Case(graph.operators[0].name, graph, "operator")

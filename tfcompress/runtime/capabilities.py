@@ -92,6 +92,11 @@ class Decision:
 
 PLACED: Final = Decision(True)
 
+_INDEX_TYPES: Final = ("int32", "int64", "bool")
+_INDEX_REMEDY: Final = (
+    "Arithmetic on token ids, indices and masks stays outside; at the head or tail of the graph "
+    "it does no harm."
+)
 _FLOAT_REMEDY: Final = "Keep it in float: it has no quantized kernel."
 _UNARY_RANK: Final = on.rank(0)
 _BINARY: Final = (on.rank(0), on.rank(1))
@@ -494,7 +499,7 @@ def _decide(operator: Operator, surroundings: Surroundings, target: str) -> Deci
         return Decision(
             False,
             f"{_NAMES[target]} runs {name} in {_listed(row.forms)}; here it is {form}.",
-            row.remedy,
+            _INDEX_REMEDY if form in _INDEX_TYPES else row.remedy,
             "form",
         )
     for tensor in _activations(row, case) + case.outputs:
