@@ -21,6 +21,11 @@ def add(a, b):
     return a + b
 
 
+def slow_add(a, b):
+    time.sleep(2)
+    return a + b
+
+
 def crash():
     os.kill(os.getpid(), signal.SIGSEGV)
 
@@ -103,6 +108,22 @@ def test_the_server_is_restarted_when_it_has_ended():
     for server in list(isolation._servers.values()):
         server.process.kill()
         server.process.wait()
+    assert run_isolated(f"{JOBS}:add", {"a": 1, "b": 2})[0] == 3
+
+
+def test_an_interrupt_ends_the_job_and_no_answer_goes_astray():
+    run_isolated(f"{JOBS}:add", {"a": 1, "b": 2})
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_isolated(f"{JOBS}:slow_add", {"a": 1, "b": 1})
+    finally:
+        signal.signal(signal.SIGALRM, old)
     assert run_isolated(f"{JOBS}:add", {"a": 1, "b": 2})[0] == 3
 
 

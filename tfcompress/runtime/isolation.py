@@ -120,8 +120,14 @@ class _Server:
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdout is not None
         with self.lock:
-            self._send(request)
-            line = self.process.stdout.readline()
+            try:
+                self._send(request)
+                line = self.process.stdout.readline()
+            except BaseException:
+                # Interrupted while waiting (Ctrl-C): the answer still to come would be taken for
+                # that of the next request. The server ends, and its job with it.
+                self.close()
+                raise
         if not line:
             self.log.seek(0)
             text = self.log.read().decode(errors="replace")[-4000:]
