@@ -185,6 +185,12 @@ def _zero_point(tensor: Tensor) -> int:
     return int(quantization.zero_points[0]) if quantization and len(quantization.zero_points) else 0
 
 
+def _ratio(scale: np.float32, out_scale: np.float32) -> np.float32:
+    """The quotient in float32, as the delegate computes it; infinity where it is too large."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return np.float32(scale / out_scale)
+
+
 def _is_normal(value: float) -> bool:
     return bool(np.isfinite(value)) and abs(value) >= _SMALLEST_NORMAL
 
@@ -280,7 +286,7 @@ def scale_ratio(least: float, most: float) -> Condition:
             scale, out_scale = _scale(tensor), _scale(out)
             if scale is None or out_scale is None:
                 continue
-            ratio = scale / out_scale
+            ratio = _ratio(scale, out_scale)
             if not least <= ratio < most:
                 return (
                     f"the scale of {tensor.name!r} is {ratio:.3g} of its output's, outside "
@@ -302,7 +308,9 @@ def _product_scale(case: Case) -> str:
     if len(dtypes) != 1 or dtypes.isdisjoint(_QUANTIZED) or None in scales or len(scales) != 3:
         return ""
     first, second, out = (np.float32(scale) for scale in scales if scale is not None)
-    ratio = first * second / out
+    with np.errstate(over="ignore"):
+        product = np.float32(first * second)
+    ratio = _ratio(product, out)
     if 2.0**-16 <= ratio < 256:
         return ""
     return f"the product of its scales is {ratio:.3g} of its output's, outside [1/65536, 256)"
@@ -328,7 +336,7 @@ def weight_axis(place: int, axis: int) -> Condition:
         quantization = tensor.quantization
         if quantization is None or not len(quantization.scales):
             return f"its weights {tensor.name!r} have no scale"
-        count, dimension = len(quantization.scales), axis % len(tensor.shape)
+        count, dimension = len(quantization.scales), axis
         if tensor.dtype == "uint8":
             return "" if count == 1 else "uint8 weights have one scale each channel"
         if count > 1 and quantization.axis != dimension:
@@ -618,8 +626,8 @@ def _slope(case: Case) -> str:
     scale, out_scale = _scale(data), _scale(out)
     if scale is None or out_scale is None:
         return ""
-    ratio = scale / out_scale
-    slope = ratio * np.float32(alpha)
+    ratio = _ratio(scale, out_scale)
+    slope = float(ratio) * alpha
     if not 2.0**-8 <= ratio <= 128:
         return f"its input scale is {ratio:.3g} of its output's, outside [1/256, 128]"
     if not -127.99609375 <= slope <= 128 or abs(slope) < 2.0**-8:
@@ -639,7 +647,7 @@ def _requantization(case: Case) -> str:
     scale, out_scale = _scale(data), _scale(out)
     if scale is None or out_scale is None:
         return ""
-    ratio = scale / out_scale
+    ratio = _ratio(scale, out_scale)
     if 2.0**-8 <= ratio <= 128:
         return ""
     return f"its input scale is {ratio:.3g} of its output's, outside [1/256, 128]"
@@ -653,10 +661,18 @@ REQUANTIZATION: Final = Condition(
 # -- variables ----------------------------------------------------------------------------------
 
 
+def _variable_ends(operator: Operator) -> tuple[int, int]:
+    """The tensors that a variable's operator names it by and holds its value in; -1 for none."""
+    inputs, outputs = (*operator.inputs, -1, -1), (*operator.outputs, -1)
+    if operator.name == "VAR_HANDLE":
+        return outputs[0], -1
+    return inputs[0], outputs[0] if operator.name == "READ_VARIABLE" else inputs[1]
+
+
 def _variable(case: Case) -> str:
     """A variable is taken where all who read or write it agree on its type and shape."""
     operator, surroundings = case.operator, case.surroundings
-    resource = (operator.outputs if operator.name == "VAR_HANDLE" else operator.inputs)[0]
+    resource, _ = _variable_ends(operator)
     handle = surroundings.producers.get(resource)
     if handle is None or handle.name != "VAR_HANDLE":
         return "the variable is handed over by another graph"
@@ -664,8 +680,10 @@ def _variable(case: Case) -> str:
     for user in surroundings.consumers[resource]:
         if user.index < handle.index or user.name not in ("READ_VARIABLE", "ASSIGN_VARIABLE"):
             continue
-        place = user.outputs[0] if user.name == "READ_VARIABLE" else user.inputs[1]
-        value = surroundings.graph.tensors[place]
+        _, held = _variable_ends(user)
+        if held < 0:
+            continue
+        value = surroundings.graph.tensors[held]
         wrong = ""
         if value.dtype not in ("float32", "float16", *_QUANTIZED):
             wrong = f"the variable is {value.dtype}"

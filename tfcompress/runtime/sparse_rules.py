@@ -69,7 +69,7 @@ def refusals(model: Model, precision: str) -> list[str]:
     if len(model.subgraphs) != 1:
         return ["the model has loops or branches, and XNNPACK's sparse kernels take none"]
     walk = _Walk(model)
-    return [*walk.reasons(), *_not_worth_it(walk), *_encoded_in_blocks(walk)]
+    return [*walk.reasons(), *_not_worth_it(walk), *_encoded_wrongly(walk)]
 
 
 # -- the pattern --------------------------------------------------------------------------------
@@ -278,9 +278,7 @@ def _mean(walk: _Walk, operator: Operator) -> str:
     readers = walk.readers(result)
     heads = [name for name in readers if name in _FLATTENS]
     if result in walk.graph.outputs or len(heads) not in (0, len(readers)):
-        return (
-            "a mean with keepdims=True must be read by Flatten alone, or by a squeeze-and-excite"
-        )
+        return "a mean with keepdims=True must be read by Flatten alone, or by a squeeze-and-excite"
     return ""
 
 
@@ -414,19 +412,28 @@ def _change(weights: np.ndarray) -> int:
     return stored + _BYTES_PER_WEIGHT - weights.nbytes
 
 
-def _encoded_in_blocks(walk: _Walk) -> list[str]:
-    """Dense kernels whose zeros lie so that the converter stores blocks of four."""
-    names = [
-        _label(walk.tensor(operator.outputs[0]))
-        for operator, values in walk.weights()
-        if operator.name == "FULLY_CONNECTED" and _in_blocks(values)
-    ]
-    if not names:
-        return []
-    return [
-        f"{_listed(names)}: the zeros of this Dense layer lie in blocks of {_BLOCK}, which the "
-        "runtimes do not compute reliably: prune it without a block pattern, or leave it out"
-    ]
+def _encoded_wrongly(walk: _Walk) -> list[str]:
+    """Reasons that lie in how the converter encodes certain weights."""
+    empty, blocks = [], []
+    for operator, values in walk.weights():
+        label = _label(walk.tensor(operator.outputs[0]))
+        if not values.any():
+            empty.append(label)
+        elif operator.name == "FULLY_CONNECTED" and _in_blocks(values):
+            blocks.append(label)
+    reasons = []
+    if empty:
+        reasons.append(
+            f"{_listed(empty)}: all weights are zero, for which the converter writes a damaged "
+            "file: prune this layer less, or remove it"
+        )
+    if blocks:
+        reasons.append(
+            f"{_listed(blocks)}: the zeros of this Dense layer lie in blocks of {_BLOCK}, and the "
+            "file that the converter writes then is not right everywhere: prune it without a "
+            "block pattern, or not at all"
+        )
+    return reasons
 
 
 def _in_blocks(weights: np.ndarray) -> bool:
