@@ -199,6 +199,24 @@ def test_pruned_weights_survive_a_keras_round_trip(data, tmp_path):
     )
 
 
+def test_weights_put_back_at_the_end_are_masked_too(data):
+    model = compiled(sequential)
+    stop = keras.callbacks.EarlyStopping("loss", restore_best_weights=True, patience=100)
+    callback = tfc.PruningCallback(tfc.PolynomialDecay(0.0, 0.7, 0, 6, frequency=2))
+    model.fit(*data, batch_size=16, epochs=3, verbose=0, callbacks=[stop, callback])
+    assert_exact(model, callback, 0.7)
+
+
+def test_checkpoints_hold_the_zeros(data, tmp_path):
+    model = compiled(sequential)
+    save = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    callback = tfc.PruningCallback(tfc.OneShot(0.7, 0))
+    model.fit(*data, batch_size=16, epochs=2, verbose=0, callbacks=[save, callback])
+    for epoch in (1, 2):
+        saved = tfc.sparsity(keras.models.load_model(tmp_path / f"{epoch}.keras"))
+        assert saved == tfc.sparsity(model)
+
+
 def test_include_exclude_and_report(data):
     model = compiled(sequential)
     callback = tfc.PruningCallback(

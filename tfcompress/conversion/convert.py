@@ -33,7 +33,7 @@ def convert(
     path: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     input_shapes: Any = None,
-    calibration_samples: int = 512,
+    calibration_samples: int = 300,
 ) -> TFLiteModel:
     """Converts a Keras 3 model to TFLite.
 

@@ -262,7 +262,7 @@ class InspectionReport:
         heads = ["tensor", "#", "shape", "type", "quantization", "bytes", "zeros"]
         return heads, [
             [
-                tensor.name,
+                _short_name(tensor.name),
                 self._place(tensor.subgraph, tensor.index),
                 _shape(tensor.shape_signature or tensor.shape),
                 tensor.dtype + (" sparse" if tensor.sparse_encoded else ""),
@@ -527,6 +527,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     return value
+
+
+def _short_name(name: str) -> str:
+    """The first of the names that the converter joins for what it has fused."""
+    first, *others = name.split(";")
+    return f"{first} (+{len(others)})" if others else first
 
 
 def _shape(shape: Sequence[int]) -> str:

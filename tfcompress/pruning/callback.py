@@ -27,6 +27,9 @@ class PruningCallback(keras.callbacks.Callback):
             layer with a kernel except depthwise ones.
         exclude: layers to leave alone.
 
+    Callbacks that put other weights back at the end of `fit`, such as
+    `EarlyStopping(restore_best_weights=True)`, go before it in the list: it then masks those too.
+
     Attributes:
         report: after `fit`, what was pruned and what was left, with reasons.
 
