@@ -55,7 +55,14 @@ def check(runtime: str, folder: Path) -> None:
     for command in ("inspect", "benchmark"):
         assert main([command, str(folder / "float.tflite")]) == 0
     done = subprocess.run(
-        [Path(sys.executable).with_name("tfcompress"), "benchmark", folder / "float.tflite", "--runs", "3", "--json"],
+        [
+            Path(sys.executable).with_name("tfcompress"),
+            "benchmark",
+            folder / "float.tflite",
+            "--runs",
+            "3",
+            "--json",
+        ],
         capture_output=True,
         text=True,
         check=True,
