@@ -12,6 +12,7 @@ from tfcompress.errors import ConversionError
 from tfcompress.report import CompressionReport
 from tfcompress.runtime import proof
 from tfcompress.runtime.isolation import JobError, run_isolated
+from tfcompress.runtime.sparse_rules import refusals
 
 _JOB = "tfcompress.conversion.job"
 _PRELOAD = ("tensorflow", _JOB)
@@ -44,8 +45,6 @@ class Converter:
         """
         content = self._convert(settings, report)
         if sparse:
-            from tfcompress.runtime.sparse_rules import refusals
-
             reasons = refusals(proof.read_sound(content), settings.name)
             report.settings["sparse"] = not reasons
             if not reasons:

@@ -39,8 +39,8 @@ _BLOCK: Final = 4
 _BLOCK_RATIO: Final = 0.9
 """The converter stores a Dense kernel in blocks of 1x4 where they hold this share of its zeros."""
 
-_BYTES_PER_WEIGHT: Final = 400
-"""What a sparse tensor and its DENSIFY add to a file, besides names, values and indices."""
+_BYTES_PER_WEIGHT: Final = 700
+"""The most that a sparse tensor and its DENSIFY add to a file, besides values and indices."""
 
 _SHOWN: Final = 3  # of the operators that one reason concerns
 
@@ -128,6 +128,10 @@ class _Walk:
         computed = [i for i in operator.inputs if i >= 0 and not self.surroundings.is_fixed(i)]
         if any(self.stage(i) != stage for i in computed):
             return f"{operator.name} joins the image with what follows its mean"
+        if stage == _IMAGE and any(len(self.readers(i)) != 1 for i in computed):
+            return "the image must go into one first convolution, and nowhere else"
+        if stage == _AFTER and any(len(self.tensor(i).shape) != 2 for i in operator.outputs):
+            return f"{operator.name} behind the mean must give (batch, features): use Flatten"
         if operator.options.get("fused_activation", "NONE") not in ("NONE", "RELU", "RELU6"):
             return f"the activation {operator.options['fused_activation']} has no sparse kernel"
         if any(self.tensor(i).dtype != "float32" for i in (*computed, *operator.outputs)):
@@ -252,16 +256,24 @@ def _padding(walk: _Walk, operator: Operator) -> str:
     return "zero padding must stand in front of one strided convolution"
 
 
-def _sum(walk: _Walk, operator: Operator) -> str:
+def _operands(walk: _Walk, operator: Operator) -> str:
     if any(walk.surroundings.is_fixed(i) for i in operator.inputs):
         return _CONSTANT
+    if len(set(operator.inputs)) < 2:
+        return f"{operator.name} of an image with itself switches the sparse kernels off"
+    return ""
+
+
+def _sum(walk: _Walk, operator: Operator) -> str:
+    if wrong := _operands(walk, operator):
+        return wrong
     first, second = (walk.tensor(i).shape for i in operator.inputs)
     return "" if first == second else "ADD must have two images of one shape"
 
 
 def _product(walk: _Walk, operator: Operator) -> str:
-    if any(walk.surroundings.is_fixed(i) for i in operator.inputs):
-        return _CONSTANT
+    if wrong := _operands(walk, operator):
+        return wrong
     first, second = sorted(walk.tensor(i).shape for i in operator.inputs)
     if first == second or (len(first) == 4 and first == (second[0], 1, 1, second[-1])):
         return ""
@@ -276,10 +288,15 @@ def _mean(walk: _Walk, operator: Operator) -> str:
         return ""
     result = operator.outputs[0]
     readers = walk.readers(result)
-    heads = [name for name in readers if name in _FLATTENS]
-    if result in walk.graph.outputs or len(heads) not in (0, len(readers)):
-        return "a mean with keepdims=True must be read by Flatten alone, or by a squeeze-and-excite"
-    return ""
+    if result not in walk.graph.outputs and (
+        set(readers) == {"CONV_2D"} or (readers and set(readers) <= set(_FLATTENS))
+    ):
+        return ""
+    # On ARM its output has the shape (batch, 1, 1, rows) there, which only convolutions overlook.
+    return (
+        "a mean with keepdims=True must be read by 1x1 convolutions (squeeze-and-excite), or by "
+        "Flatten and Dense, and by nothing else"
+    )
 
 
 def _flatten(walk: _Walk, operator: Operator) -> str:
