@@ -339,7 +339,7 @@ _UNPROVEN: Final = {
 
 _Rule = Callable[[_Walk, Operator], str]
 _RULES: Final[dict[tuple[str, str], _Rule]] = {
-    **dict.fromkeys(((_IMAGE, n) for n in ("ADD", "SUB", "MUL", "DIV")), _arithmetic_on_the_image),
+    **dict.fromkeys(((_IMAGE, n) for n in ("ADD", "SUB", "MUL")), _arithmetic_on_the_image),
     (_IMAGE, "PAD"): _padding,
     (_IMAGE, "CONV_2D"): _first_convolution,
     **dict.fromkeys(((_BODY, n) for n in ("RELU", "RELU6", "HARD_SWISH", "LOGISTIC")), _proven),
