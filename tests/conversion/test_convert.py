@@ -384,14 +384,11 @@ def test_the_converters_noise_is_kept_away(small_model, capfd):
 
 
 def test_a_crash_of_the_converter_is_an_exception(monkeypatch, small_model, tmp_path):
-    from tfcompress.conversion import convert as module
+    from tfcompress.conversion import converter
 
-    monkeypatch.setattr(module, "_JOB", "os")
-    monkeypatch.setattr(
-        module,
-        "_run_converter",
-        lambda *_, **__: module._job("abort", {}),
-    )
+    monkeypatch.setattr(converter, "_JOB", "os")
+    run = converter._job
+    monkeypatch.setattr(converter, "_job", lambda *_: run("abort", {}))
     with pytest.raises(tfc.ConversionError, match="SIGABRT"):
         tfc.convert(small_model, path=tmp_path / "model.tflite")
     assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ noise of the machine hits all alike, and each runs on warm caches.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -284,8 +285,9 @@ class _Worker:
         self.init_ms = answer.get("init_ms", float("nan"))
 
     def close(self) -> None:
-        if self.process.stdin:
-            self.process.stdin.close()
+        with contextlib.suppress(OSError):  # a dead worker's pipe is broken
+            if self.process.stdin:
+                self.process.stdin.close()
         try:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
