@@ -25,7 +25,7 @@ class _Target:
     own_constraint: Any
 
 
-class _Masked:
+class _Masked(keras.constraints.Constraint):
     """A variable's constraint: the user's own first, then the mask."""
 
     def __init__(self, mask: Any, inner: Callable[[Any], Any] | None) -> None:
