@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tfcompress.files import write_json
+from tfcompress.tables import aligned
 
 
 @dataclass(frozen=True)
@@ -72,35 +73,19 @@ class CompressionReport:
         settings = ", ".join(f"{key}={value}" for key, value in self.settings.items())
         lines = [f"{self.verb}: {settings}" if settings else self.verb]
         lines += [f"  {line}" for line in self.notes]
-        lines += _table(self.changed, "")
+        lines += aligned(_rows(self.changed), "  ")
         if self.left:
             lines.append("left as it was:")
-            lines += _table(self.left, "")
+            lines += aligned(_rows(self.left), "  ")
         return "\n".join(lines)
 
 
-def _table(entries: Iterable[Entry], indent: str) -> list[str]:
-    rows = [
-        (
-            e.name,
-            e.kind,
-            e.action,
-            ", ".join(f"{k} {_short(v)}" for k, v in e.details.items()),
-            e.reason,
-        )
-        for e in entries
-    ]
-    if not rows:
-        return []
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return [
-        (
-            indent
-            + "  "
-            + "  ".join(cell.ljust(w) for cell, w in zip(row, [*widths, 0], strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+def _rows(entries: Iterable[Entry]) -> list[list[str]]:
+    return [[e.name, e.kind, e.action, _details(e.details), e.reason] for e in entries]
+
+
+def _details(details: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_short(value)}" for key, value in details.items())
 
 
 def _short(value: Any) -> str:

@@ -104,7 +104,40 @@ class ConstantSparsity(Schedule):
         return self.target_sparsity if step >= self.begin_step else 0.0
 
 
-class PolynomialDecay(Schedule):
+class _Rising(Schedule):
+    """From `initial_sparsity` at `begin_step` to `final_sparsity` at `end_step`, for good."""
+
+    def __init__(
+        self,
+        initial_sparsity: float,
+        final_sparsity: float,
+        begin_step: int,
+        end_step: int,
+        frequency: int,
+    ) -> None:
+        super().__init__(begin_step, end_step, frequency)
+        if end_step == -1:
+            raise ConfigError(
+                "A schedule that rises needs an `end_step` (the number of batches times the "
+                "number of epochs, or less). Received: -1"
+            )
+        self.initial_sparsity = _check_sparsity("initial_sparsity", initial_sparsity)
+        self.final_sparsity = _check_sparsity("final_sparsity", final_sparsity)
+
+    def __call__(self, step: int) -> float:
+        """The target sparsity once `step` updates are done."""
+        if step < self.begin_step:
+            return 0.0
+        if step >= self.end_step:
+            return self.final_sparsity
+        return self._between((step - self.begin_step) / (self.end_step - self.begin_step))
+
+    @abstractmethod
+    def _between(self, done: float) -> float:
+        """The target sparsity when a share `done` of the steps is behind, 0 <= done < 1."""
+
+
+class PolynomialDecay(_Rising):
     """Rises from `initial_sparsity` to `final_sparsity`, fast at first, then ever slower.
 
     s(t) = s_f + (s_i - s_f) * (1 - (t - t_0) / (t_1 - t_0)) ** power
@@ -133,27 +166,17 @@ class PolynomialDecay(Schedule):
         power: float = 3,
         frequency: int = 100,
     ) -> None:
-        super().__init__(begin_step, end_step, frequency)
-        _check_has_end(end_step)
-        self.initial_sparsity = _check_sparsity("initial_sparsity", initial_sparsity)
-        self.final_sparsity = _check_sparsity("final_sparsity", final_sparsity)
+        super().__init__(initial_sparsity, final_sparsity, begin_step, end_step, frequency)
         if not isinstance(power, (int, float)) or power <= 0:
             raise ConfigError(f"`power` must be a number > 0. Received: {power!r}")
         self.power = power
 
-    def __call__(self, step: int) -> float:
-        """The target sparsity once `step` updates are done."""
-        if step < self.begin_step:
-            return 0.0
-        if step >= self.end_step:
-            return self.final_sparsity
-        left = 1.0 - (step - self.begin_step) / (self.end_step - self.begin_step)
-        return (
-            self.final_sparsity + (self.initial_sparsity - self.final_sparsity) * left**self.power
-        )
+    def _between(self, done: float) -> float:
+        span = self.initial_sparsity - self.final_sparsity
+        return self.final_sparsity + span * (1.0 - done) ** self.power
 
 
-class ExponentialDecay(Schedule):
+class ExponentialDecay(_Rising):
     """The share of weights that are kept falls by the same factor at every step.
 
     s(t) = 1 - (1 - s_i) * ((1 - s_f) / (1 - s_i)) ** ((t - t_0) / (t_1 - t_0))
@@ -181,18 +204,9 @@ class ExponentialDecay(Schedule):
         end_step: int,
         frequency: int = 100,
     ) -> None:
-        super().__init__(begin_step, end_step, frequency)
-        _check_has_end(end_step)
-        self.initial_sparsity = _check_sparsity("initial_sparsity", initial_sparsity)
-        self.final_sparsity = _check_sparsity("final_sparsity", final_sparsity)
+        super().__init__(initial_sparsity, final_sparsity, begin_step, end_step, frequency)
 
-    def __call__(self, step: int) -> float:
-        """The target sparsity once `step` updates are done."""
-        if step < self.begin_step:
-            return 0.0
-        if step >= self.end_step:
-            return self.final_sparsity
-        done = (step - self.begin_step) / (self.end_step - self.begin_step)
+    def _between(self, done: float) -> float:
         kept = 1.0 - self.initial_sparsity
         return 1.0 - kept * ((1.0 - self.final_sparsity) / kept) ** done
 
@@ -236,14 +250,6 @@ class FunctionSchedule(Schedule):
     def __call__(self, step: int) -> float:
         """The target sparsity once `step` updates are done."""
         return _check_sparsity("schedule(step)", float(self._function(step)))
-
-
-def _check_has_end(end_step: int) -> None:
-    if end_step == -1:
-        raise ConfigError(
-            "A schedule that rises needs an `end_step` (the number of batches times the number "
-            "of epochs, or less). Received: -1"
-        )
 
 
 def as_schedule(schedule: Any) -> Schedule:

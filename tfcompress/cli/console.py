@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from tfcompress.tables import aligned
+
 try:
     import rich.console
     import rich.markup
@@ -56,11 +58,10 @@ class Console:
                 self._out.width = 160  # a pipe or a log file has no width to fit in
             self._out.print(table)
             return
-        widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
         if title:
             print(title)
-        for row in [heads, *rows]:
-            print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+        for line in aligned([heads, *rows]):
+            print(line)
 
     def result(self, value: Any) -> None:
         """The whole result, printed only with --json."""

@@ -26,6 +26,7 @@ from tfcompress.files import write_json
 from tfcompress.runtime import adapter
 from tfcompress.runtime.isolation import child_environment, python_command
 from tfcompress.runtime.model import TFLiteModel, input_infos, match_inputs, quantize
+from tfcompress.tables import aligned
 
 BLOCK_MS = 5.0
 QUIET_SHARE = 0.9
@@ -120,13 +121,8 @@ class BenchmarkReport:
 
     def __str__(self) -> str:
         heads, cells = self.table()
-        widths = [max(len(row[i]) for row in [heads, *cells]) for i in range(len(heads))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in [heads, *cells]
-        ]
         about = ", ".join(f"{key}: {value}" for key, value in self.machine.items())
-        return "\n".join([*lines, about, *self.notes])
+        return "\n".join([*aligned([heads, *cells]), about, *self.notes])
 
 
 def _figures(value: float) -> str:

@@ -20,6 +20,7 @@ from tfcompress.files import write_json
 from tfcompress.runtime import capabilities, schema, versions
 from tfcompress.runtime.model import Sizes, TFLiteModel
 from tfcompress.runtime.partitions import partitions as group
+from tfcompress.tables import aligned
 
 _WEIGHTED: Final = {
     *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "CONV_3D_TRANSPOSE"),
@@ -305,12 +306,7 @@ class InspectionReport:
 
     def __str__(self) -> str:
         heads, rows = self.table()
-        widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in [heads, *rows]
-        ]
-        return "\n".join([*self.summary(), "", *lines, *self.advice()])
+        return "\n".join([*self.summary(), "", *aligned([heads, *rows]), *self.advice()])
 
 
 def inspect(
