@@ -19,7 +19,12 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         ConfigError: it does not exist, is a folder, or may not be read.
     """
     try:
-        return Path(path).read_bytes()
+        source = Path(path)
+        if source.exists() and not source.is_file():
+            raise ConfigError(f"The path must name a file. Received: {os.fspath(path)!r}")
+        return source.read_bytes()
+    except TypeError:
+        raise ConfigError(f"A path or bytes are needed. Received: {path!r:.80}") from None
     except FileNotFoundError:
         raise ConfigError(f"No such file: {os.fspath(path)!r}") from None
     except OSError as error:
@@ -33,9 +38,14 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         ConfigError: it exists and `overwrite` is False, is a folder, or its folder does not
             exist or may not be written.
     """
-    target = Path(path)
+    try:
+        target = Path(os.path.realpath(path))  # a link's target is replaced, not the link
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"`path` must be a path. Received: {path!r:.80} ({error})") from None
     if target.is_dir():
         raise ConfigError(f"The path must name a file. Received a folder: {str(target)!r}")
+    if target.exists() and not target.is_file():
+        raise ConfigError(f"The path must name a plain file. Received a device: {str(target)!r}")
     if target.exists() and not overwrite:
         raise ConfigError(
             f"{str(target)!r} exists. Pass overwrite=True (--overwrite) or another path."
@@ -59,7 +69,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, *, overwrite: bool
         ConfigError: as `check_writable`, or the disk is full.
     """
     target = check_writable(path, overwrite=overwrite)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    handle, temporary = tempfile.mkstemp(prefix=".tfcompress-", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -6,6 +6,7 @@ end step. No import of TensorFlow here.
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -23,9 +24,9 @@ class Schedule(ABC):
     """
 
     def __init__(self, begin_step: int, end_step: int, frequency: int) -> None:
-        for name, value in (("begin_step", begin_step), ("end_step", end_step)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise ConfigError(f"`{name}` must be a whole number of steps. Received: {value!r}")
+        begin_step = _whole("begin_step", begin_step)
+        end_step = _whole("end_step", end_step)
+        frequency = _whole("frequency", frequency)
         if begin_step < 0:
             raise ConfigError(f"`begin_step` must be >= 0. Received: {begin_step}")
         if end_step != -1 and end_step < begin_step:
@@ -33,7 +34,7 @@ class Schedule(ABC):
                 "`end_step` must not come before `begin_step` (or be -1 for no end). "
                 f"Received: begin_step={begin_step}, end_step={end_step}"
             )
-        if not isinstance(frequency, int) or isinstance(frequency, bool) or frequency < 1:
+        if frequency < 1:
             raise ConfigError(f"`frequency` must be a whole number >= 1. Received: {frequency!r}")
         self.begin_step = begin_step
         self.end_step = end_step
@@ -69,6 +70,17 @@ class Schedule(ABC):
     def __repr__(self) -> str:
         arguments = ", ".join(f"{key}={value}" for key, value in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)  # NumPy's integers too
+    except TypeError:
+        raise ConfigError(
+            f"`{name}` must be a whole number of steps. Received: {value!r}"
+        ) from None
 
 
 def _check_sparsity(name: str, value: float) -> float:
@@ -249,7 +261,8 @@ class FunctionSchedule(Schedule):
 
     def __call__(self, step: int) -> float:
         """The target sparsity once `step` updates are done."""
-        return _check_sparsity("schedule(step)", float(self._function(step)))
+        value = self._function(step)
+        return _check_sparsity("schedule(step)", float(value) if hasattr(value, "dtype") else value)
 
 
 def as_schedule(schedule: Any) -> Schedule:
@@ -260,7 +273,7 @@ def as_schedule(schedule: Any) -> Schedule:
     """
     if isinstance(schedule, Schedule):
         return schedule
-    if callable(schedule):
+    if callable(schedule) and not isinstance(schedule, type):
         return FunctionSchedule(schedule)
     raise ConfigError(
         "`schedule` must be a schedule such as tfc.PolynomialDecay(0.0, 0.8, 0, 1000), or a "

@@ -33,7 +33,8 @@ def resolve(scope: ScopeLike, layers: Sequence[tuple[str, keras.Layer]], argumen
     """
     if scope is None:
         return set()
-    parts = [scope] if isinstance(scope, (str, type)) or callable(scope) else list(scope)
+    single = isinstance(scope, (str, type)) or callable(scope) or not isinstance(scope, Iterable)
+    parts = [scope] if single else list(scope)  # type: ignore[arg-type]
     chosen: set[int] = set()
     for part in parts:
         paths = [path for path, layer in layers if _matches(part, path, layer, argument)]

@@ -52,8 +52,11 @@ def gather(data: Any, specs: Sequence[InputSpec], limit: int) -> dict[str, np.nd
     Raises:
         DataError: no example at all, a wrong name, shape or dtype, NaN or infinity.
     """
-    if data is None:
-        raise DataError("Representative data is missing.")
+    if data is None or isinstance(data, (str, bytes)):
+        raise DataError(
+            "Representative data must be arrays, not a path: load it first, as with np.load. "
+            f"Received: {data!r}"
+        )
     whole = _fit(data, specs) if _is_whole(data) else None
     if whole is None and _is_whole(data) and not isinstance(data, (list, tuple)):
         raise DataError(_mismatch(data, specs))

@@ -83,8 +83,11 @@ def report_noise(
         layers: name of each of the model's layers to whether it has a kernel.
     """
     report: CompressionReport = tflite.report
-    ratios = {name: signal_to_noise(found[name], expected[name]) for name in expected}
-    report.settings["snr_db"] = round(min(ratios.values()), 1)
+    ratios = {
+        name: signal_to_noise(found[name], expected[name]) for name in expected if name in found
+    }
+    lowest = min(ratios.values())
+    report.settings["snr_db"] = round(lowest, 1) if np.isfinite(lowest) else None
     low = {name: value for name, value in ratios.items() if value < ENOUGH_DB}
     if not low:
         return
@@ -154,7 +157,7 @@ def report_floats(tflite: TFLiteModel) -> None:
             )
     if floats:
         report.notes.append(
-            f"{len(floats)} tensors besides the inputs and outputs are float: "
+            f"{len(floats)} float tensor(s) besides the inputs and outputs: "
             + ", ".join(floats[:5])
             + (", ..." if len(floats) > 5 else "")
         )

@@ -100,15 +100,20 @@ def _fall_back(error: ConversionError, arguments: dict[str, Any], settings: Prec
         return f"The converter could not make every operator integer; the rest is float ({why})."
     except ConversionError:
         if arguments["io"] != "float32":
-            raise error from None
+            raise ConversionError(
+                f"The converter cannot calibrate this graph ({why}), as happens with the loops of "
+                f"LSTM and GRU layers, so its inputs and outputs cannot be {arguments['io']}. Pass "
+                f"io='float32': larger weights are then int8, activations float.\n{error}",
+                log=error.log,
+            ) from None
     try:
         # Calibration runs the float graph, and that dies on some (loops of recurrent layers).
         _job("run", {**arguments, "ops": [], "samples": None})
     except ConversionError:
         raise error from None
     return (
-        "The converter cannot calibrate this graph (loops, as of recurrent layers): weights are "
-        f"int8 and activations float, as with precision 'dynamic' ({why})."
+        f"The converter cannot calibrate this graph ({why}), as happens with the loops of LSTM and "
+        "GRU layers: larger weights are int8 and activations float, as with precision 'dynamic'."
     )
 
 
@@ -129,5 +134,5 @@ def _job(name: str, arguments: dict[str, Any], preload: tuple[str, ...] = _PRELO
 
 
 def _first_line(error: ConversionError) -> str:
-    lines = [line.strip() for line in error.log.splitlines() if "error:" in line.lower()]
-    return (lines or [str(error).splitlines()[0]])[-1][:200]
+    line = str(error).splitlines()[0].removeprefix("The TFLite converter failed: ")
+    return line[:200].rstrip(". ")

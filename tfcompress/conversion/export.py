@@ -163,7 +163,8 @@ def _named(nest: Any, flat: Sequence[Any]) -> list[InputSpec]:
 
 
 def _identifier(name: str) -> str:
-    return re.sub(r"\W", "_", name) or "input"
+    name = re.sub(r"\W", "_", name) or "input"
+    return f"{name}_" if name == "self" else name  # what TensorFlow's signatures reserve
 
 
 def _reshaped(specs: Sequence[InputSpec], shapes: Any) -> list[InputSpec]:

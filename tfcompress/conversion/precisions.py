@@ -71,7 +71,7 @@ def get_precision(name: str, io: str) -> Precision:
     Raises:
         ConfigError: unknown precision, or an io type that it does not offer.
     """
-    if name not in PRECISIONS:
+    if not isinstance(name, str) or name not in PRECISIONS:
         raise ConfigError(f"`precision` must be one of {list(PRECISIONS)}. Received: {name!r}")
     precision = PRECISIONS[name]
     if io not in precision.io:

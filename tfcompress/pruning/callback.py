@@ -29,6 +29,8 @@ class PruningCallback(keras.callbacks.Callback):
 
     Callbacks that put other weights back at the end of `fit`, such as
     `EarlyStopping(restore_best_weights=True)`, go before it in the list: it then masks those too.
+    A `fit` that ends in an exception leaves the masks in place: call `finish()`, or `fit` again
+    with a PruningCallback.
 
     Attributes:
         report: after `fit`, what was pruned and what was left, with reasons.
@@ -90,12 +92,17 @@ class PruningCallback(keras.callbacks.Callback):
         if logs is not None and self._pruner is not None:
             logs["sparsity"] = self._pruner.sparsity
 
+    def finish(self) -> None:
+        """Leaves the zeros in the weights and everything else as it was before `fit`."""
+        if self._pruner is not None:
+            self._pruner.finish()
+            self.model.train_function = None
+
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Keras's hook: leaves the zeros in the weights and everything else as it was."""
+        """Keras's hook: ends pruning, and warns if training was too short for the schedule."""
         if self._pruner is None:
             return
-        self._pruner.finish()
-        self.model.train_function = None
+        self.finish()
         steps, end = int(self.model.optimizer.iterations), self.schedule.end_step
         if end > steps:
             warnings.warn(

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfcompress import registry, scope
-from tfcompress.errors import ConfigError, ModelTypeError, ScopeError
+from tfcompress.errors import ConfigError, DataError, ModelTypeError, ScopeError
 from tfcompress.keras3 import check_keras3
 from tfcompress.pruning.masks import lowest_mask, zeros_for
 from tfcompress.report import CompressionReport
@@ -144,7 +144,10 @@ class Pruner:
         """Makes the optimizer keep the masked weights at zero."""
         if not self.held:
             for target in self._targets:
-                target.own_constraint = target.variable.constraint
+                own = target.variable.constraint
+                if isinstance(own, _Masked):  # left behind by a `fit` that was interrupted
+                    own = own.inner
+                target.own_constraint = own
                 target.variable.constraint = _Masked(target.mask, target.own_constraint)
             self.held = True
 
@@ -172,6 +175,11 @@ class Pruner:
         for target in self._targets:
             weights = keras.ops.convert_to_numpy(target.variable)
             scores = np.abs(weights.astype(np.float32))
+            if not np.isfinite(scores).all():
+                raise DataError(
+                    f"Weights must be finite to be pruned. Received: NaN or infinite values in "
+                    f"{target.variable.path!r}. Training has diverged: lower the learning rate."
+                )
             mask = lowest_mask(scores, zeros_for(sparsity, weights.size))
             target.mask.assign(mask.astype("float32"))
         self.apply()

@@ -244,7 +244,7 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
     ),
     *_float_unary(
         "Use ReLU6, or sigmoid and tanh, which have int8 kernels; or keep it in float "
-        "(precision 'int8-matmul').",
+        "(precision 'dynamic').",
         "GELU",
         "HARD_SWISH",
     ),
@@ -274,7 +274,7 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
         FLOATS,
         (on.BETA, _BREAKING_RANK),
         "Leave it out of the model and apply it to the logits, or keep it in float (precision "
-        "'int8-matmul'). At the end of the graph it costs little.",
+        "'dynamic'). At the end of the graph it costs little.",
     ),
     Capability(
         "QUANTIZE",

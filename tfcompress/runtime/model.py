@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,6 +91,8 @@ class TFLiteModel:
             self.name = path.stem
         self.parsed: schema.Model = proof.read_sound(self.content)
         self._sessions: dict[tuple[str, str, int, int | None], adapter.Session] = {}
+        self._lock = threading.RLock()  # an interpreter holds one set of tensors
+        self._input_order: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in self._main_inputs)
@@ -99,6 +102,10 @@ class TFLiteModel:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (self.content, self.report, self.name))
+
+    def remember_order(self, names: Sequence[str]) -> None:
+        """Notes the order of the Keras model's inputs, in which `predict` then takes a list."""
+        self._input_order = tuple(names)
 
     @property
     def _main_inputs(self) -> list[schema.Tensor]:
@@ -176,6 +183,10 @@ class TFLiteModel:
             DeviceError: the runtime is missing or too old for the file.
         """
         adapter.check_setting(backend, threads)
+        if batch is not None and (
+            isinstance(batch, bool) or not isinstance(batch, int) or batch < 1
+        ):
+            raise ConfigError(f"`batch_size` must be a whole number >= 1. Received: {batch!r}")
         runtime = adapter.resolve_runtime(runtime)
         key = (runtime, backend, threads, batch)
         if key not in self._sessions:
@@ -199,9 +210,10 @@ class TFLiteModel:
         The state of a stateful model is fresh at the start of a call and kept within it.
 
         Args:
-            x: an array (n, ...) for a model with one input; a dict of such arrays by input name,
-                or a list of them in the order of the file's inputs, for several. n is any number
-                of examples; values are real ones (pixels, not quantized steps).
+            x: an array (n, ...) for a model with one input, a dict of such arrays by input name
+                for several. n is any number of examples; values are real ones (pixels, not
+                quantized steps). A list, in the order of the Keras model's inputs, is taken right
+                after `tfc.convert` only: a file does not keep that order.
             backend: `"xnnpack"`, or `"reference"` for the builtin kernels without XNNPACK.
             runtime: `"auto"`, `"ai-edge-litert"`, `"tflite-runtime"` or `"tensorflow"`.
             threads: threads of the runtime.
@@ -216,6 +228,12 @@ class TFLiteModel:
             DataError: wrong shape, dtype, name, or NaN for an integer input.
             ConfigError: the model cannot take that batch size.
         """
+        with self._lock:
+            return self._predict(x, backend, runtime, threads, batch_size)
+
+    def _predict(
+        self, x: Any, backend: str, runtime: str, threads: int, batch_size: int | None
+    ) -> Any:
         if any(0 in tensor.shape for tensor in self._main_inputs):
             raise CorruptFileError(
                 "A model's inputs must have sizes above 0. Received: "
@@ -224,6 +242,17 @@ class TFLiteModel:
         if self.keeps_state:
             self._sessions.clear()  # the runtimes cannot set resource variables back
         session = self.session(backend=backend, runtime=runtime, threads=threads, batch=batch_size)
+        if isinstance(x, (list, tuple)) and len(session.inputs) > 1:
+            if self._input_order is None:
+                raise DataError(
+                    "A file does not keep the order of the Keras model's inputs: give a dict by "
+                    f"name, {sorted(info.name for info in session.inputs)}. Received: a list"
+                )
+            x = (
+                dict(zip(self._input_order, x, strict=False))
+                if len(x) == len(self._input_order)
+                else x
+            )
         arrays, count = match_inputs(session.inputs, x)
         size = session.inputs[0].shape[0] if session.inputs[0].shape else 1
         if batch_size is not None and session.outputs[0].shape[:1] != (batch_size,):
@@ -245,8 +274,8 @@ class TFLiteModel:
                 chunk[info.index] = part.reshape(info.shape)
             for result, value in zip(results, session.run(chunk), strict=True):
                 result.append(value[:used] if value.ndim and value.shape[0] == size else value)
-        outputs = {
-            info.name: dequantize(
+        values = {
+            info.index: dequantize(
                 np.concatenate([np.atleast_1d(part) for part in parts])
                 if parts
                 else np.zeros((0, *info.shape[1:]), info.dtype),
@@ -254,6 +283,12 @@ class TFLiteModel:
             )
             for info, parts in zip(session.outputs, results, strict=True)
         }
+        names = {index: [info.name] for index, info in zip(values, session.outputs, strict=True)}
+        if len(self.parsed.signatures) == 1:  # one tensor may be several outputs
+            names = {index: [] for index in values}
+            for name, index in self.parsed.signatures[0].outputs.items():
+                names.setdefault(index, []).append(name)
+        outputs = {name: values[i] for i in values for name in names[i] or [str(i)]}
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 
