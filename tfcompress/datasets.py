@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.errors import ConfigError, DataError
+from tfcompress.quiet import import_tensorflow
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -105,7 +106,9 @@ def _split(name: str, images: np.ndarray, labels: np.ndarray, seed: int) -> Imag
 
 
 def _folder(path: Path, size: int, seed: int) -> ImageData:
+    import_tensorflow()
     import keras
+    import tensorflow as tf
 
     def read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         try:
@@ -113,6 +116,10 @@ def _folder(path: Path, size: int, seed: int) -> ImageData:
                 folder, image_size=(size, size), batch_size=64, shuffle=False, verbose=False
             )
             parts = [(x.numpy(), y.numpy()) for x, y in data]
+        except tf.errors.OpError as error:
+            raise DataError(
+                f"{str(folder)!r} holds a file that is no readable image: {error.message}"
+            ) from error
         except ValueError as error:
             raise DataError(
                 f"{str(folder)!r} must hold one folder of images per class: {error}"

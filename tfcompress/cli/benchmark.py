@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runtime", default="auto", help="auto, ai-edge-litert, tflite-runtime or tensorflow"
     )
     parser.add_argument("--out", help="file for the report as JSON")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
             f"--threads takes whole numbers such as 1,2,4. Received: {options.threads!r}"
         ) from None
     if options.out:
-        check_writable(options.out, overwrite=True)
+        check_writable(options.out, overwrite=options.overwrite)
     with console.progress() as progress:
         progress.start("measuring")
         report = benchmark(

@@ -8,6 +8,7 @@ from pathlib import Path
 from tfcompress.cli.console import Console, kilobytes
 from tfcompress.conversion.precisions import PRECISIONS
 from tfcompress.errors import ConfigError
+from tfcompress.files import check_writable
 from tfcompress.quiet import import_tensorflow
 
 HELP = "convert a Keras model to .tflite"
@@ -49,16 +50,20 @@ def run(options: argparse.Namespace, console: Console) -> int:
         raise ConfigError(
             f"--precision takes {', '.join(PRECISIONS)}. Received: {options.precision!r}"
         )
+    if not any(options.io in PRECISIONS[name].io for name in names):
+        raise ConfigError(
+            f"--io {options.io} is not offered by precision {', '.join(names)}. "
+            f"Received: {options.io!r}"
+        )
     source = Path(options.model)
     targets = _targets(source, names, options.out)
     for target in targets:
-        if target.exists() and not options.overwrite:
-            raise ConfigError(f"{str(target)!r} exists. Pass --overwrite or another --out.")
+        check_writable(target, overwrite=options.overwrite)
 
     import tfcompress as tfc
     from tfcompress.model_files import load_model, load_representative
 
-    rows, results = [], []
+    rows, results, made = [], [], []
     with console.progress() as progress:
         progress.start("loading")
         import_tensorflow()
@@ -74,12 +79,13 @@ def run(options: argparse.Namespace, console: Console) -> int:
                 io=options.io if options.io in PRECISIONS[name].io else "float32",
                 batch_size=options.batch_size,
                 sparse=options.sparse,
-                path=target,
-                overwrite=options.overwrite,
             )
+            made.append((target, tflite))
             sizes = tflite.sizes
             rows.append([str(target), name, kilobytes(sizes.raw), kilobytes(sizes.gzip)])
             results.append({"path": str(target), **vars(sizes), "report": tflite.report.to_dict()})
+    for target, tflite in made:  # all of them, or none
+        tflite.save(target, overwrite=options.overwrite)
     console.table(["file", "precision", "size", "zipped"], rows)
     for result in results:
         for note in result["report"]["notes"]:

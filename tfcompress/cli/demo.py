@@ -52,6 +52,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     except OSError as error:
         raise ConfigError(f"Cannot write to {options.out!r}: {error.strerror}") from error
 
+    if any(out.iterdir()) and not (out / "report.json").is_file():
+        raise ConfigError(
+            f"--out must be an empty folder, or one that an earlier demo wrote. Received: {out}"
+        )
+
     from tfcompress.datasets import load_images
 
     started = time.perf_counter()
@@ -193,6 +198,6 @@ def _print(report: dict[str, Any], console: Console, out: Path) -> None:
         f"{report['seconds']:.0f} s in all"
     )
     for note in report["benchmark"]["notes"]:
-        console.say(note)
+        console.say(f"{note} (They are in report.json.)")
     console.say(f"files and report.json are in {out}")
     console.result(report)

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="exit with 1 where an operator is left",
     )
     parser.add_argument("--out", help="file for the report as JSON")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     from tfcompress.files import check_writable
 
     if options.out:
-        check_writable(options.out, overwrite=True)
+        check_writable(options.out, overwrite=options.overwrite)
     report = inspect(options.file, options.target)
     if not console.as_json:
         for line in report.summary():

@@ -49,6 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CompressError as error:
         print(f"tfcompress {options.command}: {error}", file=sys.stderr)
         return USAGE if isinstance(error, ConfigError) else FAILED
+    except ImportError as error:
+        print(
+            f"tfcompress {options.command} needs a package that is missing or broken here: {error}."
+            " Install tfcompress with its dependencies; running, inspecting and benchmarking need "
+            "only NumPy and a runtime.",
+            file=sys.stderr,
+        )
+        return FAILED
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return FAILED

@@ -32,7 +32,7 @@ BLOCK_MS = 5.0
 QUIET_SHARE = 0.9
 _BUSY = (
     "The machine was busy with other work: absolute times are too high and spread widely. "
-    "Trust the p10 column, or measure again when it is quiet."
+    "Trust the p10 figures, or measure again when it is quiet."
 )
 
 
@@ -167,7 +167,7 @@ def benchmark(
     """
     models = _models(paths)
     backends = [backend] if isinstance(backend, str) else list(backend)
-    for name in backends:
+    for name in backends or [""]:
         if name not in adapter.BACKENDS:
             raise ConfigError(f"`backend` must be one of {adapter.BACKENDS}. Received: {name!r}")
     counts = [threads] if isinstance(threads, int) else list(threads)
@@ -216,7 +216,12 @@ def _models(paths: Any) -> list[TFLiteModel]:
     items = list(paths) if isinstance(paths, (list, tuple)) else [paths]
     if not items:
         raise ConfigError("`paths` must name at least one .tflite file. Received: an empty list")
-    models = [item if isinstance(item, TFLiteModel) else TFLiteModel(item) for item in items]
+    models = [TFLiteModel(item) for item in items]
+    names = [model.name for model in models]
+    for number, (item, model) in enumerate(zip(items, models, strict=True)):
+        if names.count(model.name) > 1:  # rows must be told apart
+            is_path = isinstance(item, (str, os.PathLike))
+            model.name = os.fspath(item) if is_path else f"{model.name} #{number + 1}"
     return models
 
 

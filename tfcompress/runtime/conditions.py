@@ -441,8 +441,7 @@ def _matmul_operand(case: Case) -> str:
 MATMUL_OPERAND: Final = Condition(
     "symmetric-second-operand",
     _matmul_operand,
-    "Quantize the second operand symmetrically, or keep the "
-    "product in float or dynamic.",
+    "Quantize the second operand symmetrically, or keep the product in float or dynamic.",
 )
 
 
