@@ -23,6 +23,20 @@ def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_links_are_followed_and_devices_left_alone(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    files.write_bytes(link, b"new")
+    assert link.is_symlink() and target.read_bytes() == b"new"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(tfc.ConfigError, match="plain file"):
+        files.write_bytes(tmp_path / "pipe", b"")
+    for bad in (3, "a\0b"):
+        with pytest.raises(tfc.ConfigError, match="must be a path"):
+            files.write_bytes(bad, b"")
+
+
 def test_permissions_follow_the_umask(tmp_path):
     old = os.umask(0o027)
     try:

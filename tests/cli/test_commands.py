@@ -132,6 +132,34 @@ def test_convert_errors(capsys, keras_file, tmp_path):
     assert not list(tmp_path.glob("*.tflite"))
 
 
+def test_nothing_is_replaced_unasked_and_all_files_are_written_or_none(
+    capsys, keras_file, float_file, tmp_path
+):
+    copy = tmp_path / "copy.tflite"
+    copy.write_bytes(float_file.read_bytes())
+    for command in ("inspect", "benchmark"):
+        assert main([command, str(copy), "--out", str(copy)]) == 2
+    assert copy.read_bytes() == float_file.read_bytes()
+    np.save(tmp_path / "bad.npy", np.zeros((3, 2)))
+    out = tmp_path / "out"
+    arguments = ["--precision", "fp32,int8", "--data", str(tmp_path / "bad.npy")]
+    assert main(["convert", str(keras_file), *arguments, "--out", str(out)]) == 3
+    assert list(out.iterdir()) == []
+    assert main(["convert", str(keras_file), "--io", "int8", "--out", str(out)]) == 2
+    (out / "model.keras").write_text("precious")
+    assert main(["demo", "--out", str(out)]) == 2
+    assert (out / "model.keras").read_text() == "precious"
+    capsys.readouterr()
+
+
+def test_rows_of_files_with_one_name_can_be_told_apart(float_file, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "m.tflite").write_bytes(float_file.read_bytes())
+    files = [tmp_path / "a" / "m.tflite", tmp_path / "b" / "m.tflite"]
+    assert [row.name for row in tfc.benchmark(files, runs=2).rows] == [str(f) for f in files]
+
+
 def write_images(folder, classes, count):
     for label in range(classes):
         inner = folder / f"class_{label}"

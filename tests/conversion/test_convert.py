@@ -394,3 +394,49 @@ def test_a_crash_of_the_converter_is_an_exception(monkeypatch, small_model, tmp_
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
     assert tfc.convert(small_model).content  # the next conversion works
+
+
+def test_a_list_is_taken_in_the_order_of_the_keras_model(tmp_path):
+    inputs = [keras.Input((2,), name=name) for name in ("zz", "aa", "mm")]
+    model = keras.Model(inputs, layers.Concatenate()(inputs))
+    data = [np.full((1, 2), value, "float32") for value in (1, 2, 3)]
+    tflite = tfc.convert(model, path=tmp_path / "m.tflite")
+    np.testing.assert_array_equal(tflite.predict(data), [[1, 1, 2, 2, 3, 3]])
+    with pytest.raises(tfc.DataError, match="Received"):
+        tflite.predict(data[:2])
+    with pytest.raises(tfc.DataError, match="dict by name"):
+        tfc.TFLiteModel(tmp_path / "m.tflite").predict(data)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_one_tensor_may_be_two_outputs(precision):
+    inputs = keras.Input((4,))
+    output = layers.Dense(2)(inputs)
+    model = keras.Model(inputs, {"a": output, "b": output})
+    x = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
+    found = tfc.convert(model, precision, representative_data=x).predict(x)
+    assert set(found) == {"a", "b"}
+    np.testing.assert_array_equal(found["a"], found["b"])
+
+
+def test_fp16_says_what_it_cannot_hold():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(2, name="big")])
+    assert tfc.convert(model, "fp16").report.notes == []
+    model.set_weights([np.array([[1e6, 1.0], [1.0, 1.0]]), np.zeros(2)])
+    (note,) = tfc.convert(model, "fp16").report.notes
+    assert "65,504" in note and "big" in note
+
+
+def test_recurrent_int8_with_integer_io_says_what_to_do():
+    model = lstm()
+    x = np.random.default_rng(0).normal(size=(20, 7, 5)).astype("float32")
+    with pytest.raises(tfc.ConversionError, match="Pass io='float32'"):
+        tfc.convert(model, "int8", representative_data=x, io="int8")
+
+
+def test_calibration_on_nothing_but_zeros_is_plain_json(small_model, tmp_path):
+    import json
+
+    zeros = np.zeros((5, 28, 28, 1), "float32")
+    report = tfc.convert(small_model, "int8", representative_data=zeros).report
+    json.loads(report.save(tmp_path / "r.json").read_text())

@@ -199,6 +199,31 @@ def test_pruned_weights_survive_a_keras_round_trip(data, tmp_path):
     )
 
 
+def test_an_interrupted_fit_can_be_ended(data):
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    model = compiled(sequential)
+    callback = tfc.PruningCallback(tfc.ConstantSparsity(0.8, 0))
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*data, batch_size=16, verbose=0, callbacks=[callback, Interrupt()])
+    other = tfc.PruningCallback(tfc.ConstantSparsity(0.6, 0, frequency=1))
+    model.fit(*data, batch_size=16, epochs=2, verbose=0, callbacks=[other])
+    assert model.get_layer("hidden").kernel.constraint is None
+    callback.finish()
+    assert model.get_layer("hidden").kernel.constraint is None
+
+
+def test_nan_weights_are_not_pruned(data):
+    model = compiled(sequential)
+    weights = model.get_layer("hidden").get_weights()
+    weights[0][0, 0] = np.nan
+    model.get_layer("hidden").set_weights(weights)
+    with pytest.raises(tfc.DataError, match="diverged"):
+        model.fit(*data, verbose=0, callbacks=[tfc.PruningCallback(tfc.OneShot(0.5, 0))])
+
+
 def test_weights_put_back_at_the_end_are_masked_too(data):
     model = compiled(sequential)
     stop = keras.callbacks.EarlyStopping("loss", restore_best_weights=True, patience=100)

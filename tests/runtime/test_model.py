@@ -25,8 +25,8 @@ def test_save_replaces_a_file_whole_or_not_at_all(float_file, tmp_path):
     path = model.save(tmp_path / "copy.tflite")
     assert path.read_bytes() == model.content
     with pytest.raises(tfc.ConfigError, match="exists"):
-        model.save(path, overwrite=False)
-    model.save(path)
+        model.save(path)
+    model.save(path, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["copy.tflite"]
 
 
@@ -163,3 +163,19 @@ def test_a_stateful_model_starts_afresh_in_each_call():
     first = tflite.predict(values)
     np.testing.assert_array_equal(tflite.predict(values), first)
     assert abs(tflite.predict(values[1:]) - first[1:]).max() > 1e-4  # the state matters
+
+
+def test_threads_of_the_user_share_a_model(float_file, x):
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = tfc.TFLiteModel(float_file)
+    expected = model.predict(x)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: model.predict(x), range(40)):
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("source", [None, 3, [], "/dev/zero"])
+def test_what_is_no_source(source):
+    with pytest.raises(tfc.ConfigError):
+        tfc.TFLiteModel(source)

@@ -124,7 +124,7 @@ def _work(options: argparse.Namespace, data: Any, out: Path, progress: Progress)
     for name, tflite in artefacts.items():
         progress.start(f"testing {name}")
         file = name.replace(", ", "_").replace(" ", "_") + ".tflite"
-        path = tflite.save(out / file)
+        path = tflite.save(out / file, overwrite=True)
         answers = tflite.predict(data.x_test).argmax(-1)
         sizes = tflite.sizes
         rows.append(

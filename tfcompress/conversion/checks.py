@@ -86,7 +86,7 @@ def report_noise(
     ratios = {
         name: signal_to_noise(found[name], expected[name]) for name in expected if name in found
     }
-    lowest = min(ratios.values())
+    lowest = min(ratios.values(), default=np.inf)
     report.settings["snr_db"] = round(lowest, 1) if np.isfinite(lowest) else None
     low = {name: value for name, value in ratios.items() if value < ENOUGH_DB}
     if not low:
@@ -140,6 +140,24 @@ def layer_of(tensor: str, layers: Mapping[str, bool]) -> str:
                 found.append(name)
                 break
     return next((name for name in found if layers[name]), found[-1] if found else tensor)
+
+
+def report_clipping(tflite: TFLiteModel) -> None:
+    """Says which weights are larger than float16 can hold: they were cut to 65,504."""
+    clipped = [
+        tensor.name.split(";")[0]
+        for graph in tflite.parsed.subgraphs
+        for tensor in graph.tensors
+        if tensor.dtype == "float16"
+        and (data := tflite.parsed.data(tensor)) is not None
+        and data.size
+        and not (np.abs(data) < np.finfo(np.float16).max).all()
+    ]
+    if clipped:
+        tflite.report.notes.append(
+            f"Weights are larger than float16 can hold and were cut to 65,504: {clipped}. "
+            "Outputs differ from the model's: use precision 'fp32', or scale the weights."
+        )
 
 
 def report_floats(tflite: TFLiteModel) -> None:

@@ -122,6 +122,8 @@ def convert(
             batches = {name: value[:CHECKED_RUNS] for name, value in batches.items()}
         dtypes = {spec.name: spec.dtype for spec in interface.specs}
         found = checks.run_once(result, batches, dtypes)
+        if settings.float16:
+            checks.report_clipping(result)
         if settings.all_integer:
             checks.report_floats(result)
             if batches is not None and not result.keeps_state:

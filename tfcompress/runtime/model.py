@@ -86,9 +86,8 @@ class TFLiteModel:
         elif isinstance(source, (bytes, bytearray, memoryview)):
             self.content = bytes(source)
         else:
-            path = Path(source)
-            self.content = read_bytes(path)
-            self.name = path.stem
+            self.content = read_bytes(source)
+            self.name = Path(source).stem
         self.parsed: schema.Model = proof.read_sound(self.content)
         self._sessions: dict[tuple[str, str, int, int | None], adapter.Session] = {}
         self._lock = threading.RLock()  # an interpreter holds one set of tensors
@@ -112,7 +111,7 @@ class TFLiteModel:
         graph = self.parsed.subgraphs[0]
         return [graph.tensors[index] for index in graph.inputs]
 
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Writes the file, under a temporary name first, and returns its path.
 
         Raises:
@@ -283,12 +282,11 @@ class TFLiteModel:
             )
             for info, parts in zip(session.outputs, results, strict=True)
         }
-        names = {index: [info.name] for index, info in zip(values, session.outputs, strict=True)}
-        if len(self.parsed.signatures) == 1:  # one tensor may be several outputs
-            names = {index: [] for index in values}
-            for name, index in self.parsed.signatures[0].outputs.items():
-                names.setdefault(index, []).append(name)
-        outputs = {name: values[i] for i in values for name in names[i] or [str(i)]}
+        if len(self.parsed.signatures) == 1:  # where one tensor may be several outputs
+            named = self.parsed.signatures[0].outputs.items()
+            outputs = {name: values[index] for name, index in named if index in values}
+        else:
+            outputs = {info.name: values[info.index] for info in session.outputs}
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 
