@@ -404,8 +404,12 @@ def test_a_list_is_taken_in_the_order_of_the_keras_model(tmp_path):
     np.testing.assert_array_equal(tflite.predict(data), [[1, 1, 2, 2, 3, 3]])
     with pytest.raises(tfc.DataError, match="Received"):
         tflite.predict(data[:2])
-    with pytest.raises(tfc.DataError, match="dict by name"):
-        tfc.TFLiteModel(tmp_path / "m.tflite").predict(data)
+    assert tfc.benchmark(tflite, inputs=data, runs=1).rows
+    loaded = tfc.TFLiteModel(tmp_path / "m.tflite")
+    for use in (loaded.predict, lambda x: tfc.benchmark(loaded, inputs=x)):
+        with pytest.raises(tfc.DataError, match="dict by name"):
+            use(data)
+    assert "zz float32[1, 2]" in repr(loaded)  # the names that `predict` takes
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

@@ -100,6 +100,9 @@ def report_noise(
     except (CompressError, JobError) as error:
         report.notes.append(f"{text} Where it comes from could not be found: {error}")
         return
+    if not rows:
+        report.notes.append(f"{text} No tensor could be compared to find where it comes from.")
+        return
     worst = sorted(rows, key=lambda row: row.added, reverse=True)[:3]
     worst = [row for row in worst if row.added > 0.1 * worst[0].added]
     for row in worst:

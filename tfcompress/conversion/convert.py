@@ -117,7 +117,7 @@ def convert(
         converter = Converter(f"{folder}/saved_model", folder, io, samples, names)
         result = TFLiteModel(converter.convert(settings, report, sparse), report=report)
         result.name = model.name
-        result.remember_order(names)
+        result.input_order = tuple(names)
         if batches is not None:
             batches = {name: value[:CHECKED_RUNS] for name, value in batches.items()}
         dtypes = {spec.name: spec.dtype for spec in interface.specs}

@@ -230,7 +230,7 @@ def _write_inputs(model: TFLiteModel, inputs: Any, path: str) -> str:
     if inputs is None:
         values = make_inputs(infos)
     else:
-        arrays, count = match_inputs(infos, inputs)
+        arrays, count = match_inputs(infos, inputs, model.input_order)
         values = []
         for array, info in zip(arrays, infos, strict=True):
             rows = np.arange(info.shape[0] if info.shape else 1) % max(count, 1)

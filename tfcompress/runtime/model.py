@@ -64,7 +64,10 @@ class TFLiteModel:
 
     Attributes:
         content: bytes of the file.
-        report: a `ConversionReport` where `tfc.convert` made the model, else None.
+        report: a `CompressionReport` where `tfc.convert` made the model, else None.
+        name: the file's or the Keras model's name.
+        input_order: names of the Keras model's inputs in its order, right after `tfc.convert`;
+            None for a file, which does not keep that order.
 
     Raises:
         CorruptFileError: it is not a sound TFLite file.
@@ -78,11 +81,12 @@ class TFLiteModel:
         self, source: str | os.PathLike[str] | bytes | TFLiteModel, *, report: Any = None
     ) -> None:
         self.name = "model"
+        self.input_order: tuple[str, ...] | None = None
         self.content: bytes
         self.report: Any = report
         if isinstance(source, TFLiteModel):
             self.content, self.report = source.content, report or source.report
-            self.name = source.name
+            self.name, self.input_order = source.name, source.input_order
         elif isinstance(source, (bytes, bytearray, memoryview)):
             self.content = bytes(source)
         else:
@@ -91,20 +95,16 @@ class TFLiteModel:
         self.parsed: schema.Model = proof.read_sound(self.content)
         self._sessions: dict[tuple[str, str, int, int | None], adapter.Session] = {}
         self._lock = threading.RLock()  # an interpreter holds one set of tensors
-        self._input_order: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
-        inputs = ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in self._main_inputs)
+        infos = input_infos(self.parsed)
+        inputs = ", ".join(f"{i.name} {i.dtype}{list(i.shape)}" for i in infos)
         return (
             f"<TFLiteModel {len(self.content):,} bytes, {len(self.operators)} operators, {inputs}>"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (self.content, self.report, self.name))
-
-    def remember_order(self, names: Sequence[str]) -> None:
-        """Notes the order of the Keras model's inputs, in which `predict` then takes a list."""
-        self._input_order = tuple(names)
+        return (_rebuild, (self.content, self.report, self.name, self.input_order))
 
     @property
     def _main_inputs(self) -> list[schema.Tensor]:
@@ -241,18 +241,7 @@ class TFLiteModel:
         if self.keeps_state:
             self._sessions.clear()  # the runtimes cannot set resource variables back
         session = self.session(backend=backend, runtime=runtime, threads=threads, batch=batch_size)
-        if isinstance(x, (list, tuple)) and len(session.inputs) > 1:
-            if self._input_order is None:
-                raise DataError(
-                    "A file does not keep the order of the Keras model's inputs: give a dict by "
-                    f"name, {sorted(info.name for info in session.inputs)}. Received: a list"
-                )
-            x = (
-                dict(zip(self._input_order, x, strict=False))
-                if len(x) == len(self._input_order)
-                else x
-            )
-        arrays, count = match_inputs(session.inputs, x)
+        arrays, count = match_inputs(session.inputs, x, self.input_order)
         size = session.inputs[0].shape[0] if session.inputs[0].shape else 1
         if batch_size is not None and session.outputs[0].shape[:1] != (batch_size,):
             raise ConfigError(
@@ -290,9 +279,11 @@ class TFLiteModel:
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 
-def _rebuild(content: bytes, report: Any, name: str) -> TFLiteModel:
+def _rebuild(
+    content: bytes, report: Any, name: str, input_order: tuple[str, ...] | None
+) -> TFLiteModel:
     model = TFLiteModel(content, report=report)
-    model.name = name
+    model.name, model.input_order = name, input_order
     return model
 
 
@@ -331,35 +322,39 @@ def _tensor_infos(
     return infos
 
 
-def match_inputs(infos: list[adapter.TensorInfo], x: Any) -> tuple[list[np.ndarray], int]:
+def match_inputs(
+    infos: list[adapter.TensorInfo], x: Any, order: Sequence[str] | None = None
+) -> tuple[list[np.ndarray], int]:
     """Brings data into the order of a model's inputs and checks it against their shapes.
 
     Args:
         infos: the model's inputs.
-        x: an array, a dict by name, or a list, each array with a leading example axis.
+        x: an array, a dict by name, or a list in `order`, each array with a leading example axis.
+        order: names of the inputs in the order of a list; None where that is not known.
 
     Returns:
         The arrays in the order of `infos`, and the number of examples.
 
     Raises:
-        DataError: a name, shape or count does not fit.
+        DataError: a name, shape or count does not fit, or a list of unknown order.
     """
-    wanted = {info.name: info.shape for info in infos}
+    names = sorted(info.name for info in infos)
+    if isinstance(x, (list, tuple)) and len(infos) > 1:
+        if order is None:
+            raise DataError(
+                "A file does not keep the order of the Keras model's inputs: give a dict by "
+                f"name, {names}. Received: a {type(x).__name__}"
+            )
+        if len(x) != len(order):
+            raise DataError(f"The model has the inputs {list(order)}. Received: {len(x)} arrays")
+        x = dict(zip(order, x, strict=True))
     if isinstance(x, Mapping):
-        if set(x) != set(wanted):
-            raise DataError(
-                f"The data must name the model's inputs {sorted(wanted)}. Received: {sorted(x)}"
-            )
+        if set(x) != set(names):
+            raise DataError(f"The data must name the model's inputs {names}. Received: {sorted(x)}")
         parts = [np.asarray(x[info.name]) for info in infos]
-    elif isinstance(x, (list, tuple)) and len(infos) > 1:
-        if len(x) != len(infos):
-            raise DataError(
-                f"The model has {len(infos)} inputs {list(wanted)}. Received: {len(x)} arrays"
-            )
-        parts = [np.asarray(part) for part in x]
     elif len(infos) > 1:
         raise DataError(
-            f"The model has {len(infos)} inputs: give a dict of arrays named {list(wanted)}. "
+            f"The model has {len(infos)} inputs: give a dict of arrays named {names}. "
             f"Received: {type(x).__name__}"
         )
     else:
