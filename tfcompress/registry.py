@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ class LayerRow:
 
     Attributes:
         kernels: attributes that hold its kernel variables.
+        axes: the role of the kernels' last axes, one letter each: "i" an input axis (summed over),
+            "o" an output axis. Axes before them are spatial ones ("s"). Or a function
+            (layer, variable) -> one letter for every axis.
         default: whether verbs take it unless told otherwise. Depthwise kernels are left out:
             they hold few weights, and pruning them costs accuracy.
         reason: why not, where `default` is False.
@@ -26,6 +30,7 @@ class LayerRow:
     kernels: tuple[str, ...]
     default: bool = True
     reason: str = ""
+    axes: str | Callable[[Any, Any], str] = "io"
 
 
 _DEPTHWISE = (
@@ -39,37 +44,51 @@ def _builtin() -> dict[type, LayerRow]:
     from keras import layers
 
     kernel = LayerRow(("kernel",))
-    depthwise = LayerRow(("kernel",), default=False, reason=_DEPTHWISE)
+    # Each output of a depthwise kernel has one input: its channels count as outputs.
+    depthwise = LayerRow(("kernel",), default=False, reason=_DEPTHWISE, axes="oo")
+    transposed = LayerRow(("kernel",), axes="oi")
     recurrent = LayerRow(("kernel", "recurrent_kernel"))
     rows: dict[type, LayerRow] = dict.fromkeys(
         (
             layers.Dense,
-            layers.EinsumDense,
             layers.Conv1D,
             layers.Conv2D,
             layers.Conv3D,
-            layers.Conv1DTranspose,
-            layers.Conv2DTranspose,
-            layers.Conv3DTranspose,
         ),
         kernel,
     )
+    for cls in (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose):
+        rows[cls] = transposed
+    rows[layers.EinsumDense] = LayerRow(("kernel",), axes=_einsum_axes)
     rows.update({layers.DepthwiseConv1D: depthwise, layers.DepthwiseConv2D: depthwise})
     for cls in (layers.SeparableConv1D, layers.SeparableConv2D):
         rows[cls] = LayerRow(("pointwise_kernel",))
     for cls in (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell):
         rows[cls] = recurrent
-    rows[layers.Embedding] = LayerRow(("embeddings",))
+    # A row of the table is what the file stores side by side, as the inputs of a Dense layer are.
+    rows[layers.Embedding] = LayerRow(("embeddings",), axes="oi")
     return rows
 
 
-def register_layer(cls: type, *, kernels: tuple[str, ...], default: bool = True) -> type:
+def _einsum_axes(layer: Any, variable: Any) -> str:
+    """The axes that the equation sums over are inputs: `"abc,cde->abde"` gives "ioo"."""
+    operands, output = layer.equation.replace(" ", "").split("->")
+    kernel = operands.split(",")[1].replace(".", "")
+    return "".join("o" if axis in output else "i" for axis in kernel)
+
+
+def register_layer(
+    cls: type, *, kernels: tuple[str, ...], default: bool = True, axes: str = "io"
+) -> type:
     """Tells tfcompress about a layer class of your own; its subclasses are covered too.
 
     Args:
         cls: a `keras.Layer` subclass.
         kernels: names of the attributes that hold its kernel variables.
         default: False to leave it alone unless `include` names it.
+        axes: the role of the kernels' last axes, "i" for an input axis (summed over) and "o" for
+            an output axis; axes before these are spatial. `"io"` is Keras's order, for Dense and
+            convolutions.
 
     Returns:
         `cls`.
@@ -86,8 +105,13 @@ def register_layer(cls: type, *, kernels: tuple[str, ...], default: bool = True)
         raise ConfigError(f"`cls` must be a subclass of keras.Layer. Received: {cls!r}")
     if isinstance(kernels, str) or not kernels or not all(isinstance(k, str) for k in kernels):
         raise ConfigError(f"`kernels` must be a tuple of attribute names. Received: {kernels!r}")
+    if not isinstance(axes, str) or not axes or set(axes) - set("iso"):
+        raise ConfigError(
+            '`axes` must name the kernel\'s last axes by the letters "i" (input), "o" (output) and '
+            f'"s" (spatial), such as "io". Received: {axes!r}'
+        )
     reason = "" if default else "left alone by default: name it in `include`"
-    _rows[cls] = LayerRow(tuple(kernels), default, reason)
+    _rows[cls] = LayerRow(tuple(kernels), default, reason, axes)
     return cls
 
 
@@ -115,6 +139,16 @@ def kernels(layer: keras.Layer) -> list[Any]:
         if variable is not None and hasattr(variable, "assign"):
             found.append(variable)
     return found
+
+
+def axes(layer: keras.Layer, variable: Any) -> str:
+    """The role of each axis of one of the layer's kernels: "i" input, "o" output, "s" spatial."""
+    row = lookup(layer)
+    assert row is not None
+    if callable(row.axes):
+        return row.axes(layer, variable)
+    rank = len(variable.shape)
+    return row.axes[-rank:].rjust(rank, "s") if rank else ""
 
 
 def walk(model: keras.Model) -> list[tuple[str, keras.Layer]]:

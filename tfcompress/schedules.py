@@ -6,6 +6,7 @@ end step. No import of TensorFlow here.
 
 from __future__ import annotations
 
+import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -43,6 +44,15 @@ class Schedule(ABC):
     @abstractmethod
     def __call__(self, step: int) -> float:
         """The target sparsity, 0 to 1, once `step` updates are done."""
+
+    @property
+    def final(self) -> float | None:
+        """The sparsity it ends at; None where that cannot be known (a user's own function)."""
+        return self(self.begin_step if self.end_step == -1 else self.end_step)
+
+    def regrowth(self, step: int) -> float:
+        """Share of the kept weights that is dropped and grown anew elsewhere, 0 to 1."""
+        return 0.0
 
     def due(self, step: int, last: int | None) -> bool:
         """Whether masks are to be computed anew.
@@ -247,6 +257,67 @@ class OneShot(Schedule):
         return {"target_sparsity": self.target_sparsity, "step": self.begin_step}
 
 
+class RigL(Schedule):
+    """Constant sparsity whose pattern moves: drops the smallest weights, grows where gradients are.
+
+    At `begin_step` the target sparsity is reached at once. From then on, at every `frequency`-th
+    step, a share f(t) of each kernel's kept weights is dropped (those of lowest score) and as
+    many of the masked ones are set free again (those of the largest gradient, averaged since the
+    last move), starting from zero. The number of zeros of each kernel stays the same.
+
+    f(t) = fraction / 2 * (1 + cos(pi * (t - t_0) / (t_1 - t_0)))
+
+    Args:
+        target_sparsity: share of zeros, 0 <= s < 1.
+        begin_step: first step with masks.
+        end_step: the pattern no longer moves from this step on. The paper stops at three quarters
+            of the training.
+        fraction: share of the kept weights that moves at first, 0 < f <= 1.
+        frequency: steps between two moves.
+
+    Example:
+        >>> tfc.RigL(0.9, begin_step=0, end_step=3000)
+
+    Source: Evci et al. 2020, "Rigging the Lottery" (arXiv:1911.11134).
+    """
+
+    def __init__(
+        self,
+        target_sparsity: float,
+        begin_step: int,
+        end_step: int,
+        *,
+        fraction: float = 0.3,
+        frequency: int = 100,
+    ) -> None:
+        super().__init__(begin_step, end_step, frequency)
+        if end_step == -1:
+            raise ConfigError(
+                "RigL needs an `end_step`, from which on the pattern stays (three quarters of the "
+                "training, say). Received: -1"
+            )
+        self.target_sparsity = _check_sparsity("target_sparsity", target_sparsity)
+        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)):
+            raise ConfigError(f"`fraction` must be a number. Received: {fraction!r}")
+        if not 0.0 < fraction <= 1.0:
+            raise ConfigError(
+                "`fraction` is the share of kept weights that moves at first, above 0 and at most "
+                f"1. Received: {fraction}"
+            )
+        self.fraction = float(fraction)
+
+    def __call__(self, step: int) -> float:
+        """The target sparsity once `step` updates are done."""
+        return self.target_sparsity if step >= self.begin_step else 0.0
+
+    def regrowth(self, step: int) -> float:
+        """Share of the kept weights that moves at `step`."""
+        if not self.begin_step <= step < self.end_step:
+            return 0.0
+        done = (step - self.begin_step) / (self.end_step - self.begin_step)
+        return self.fraction / 2.0 * (1.0 + math.cos(math.pi * done))
+
+
 class FunctionSchedule(Schedule):
     """A user's own function, asked at every `frequency`-th step.
 
@@ -258,6 +329,15 @@ class FunctionSchedule(Schedule):
     def __init__(self, function: Callable[[int], float], frequency: int = 100) -> None:
         super().__init__(0, -1, frequency)
         self._function = function
+
+    @property
+    def final(self) -> float | None:
+        """Not known."""
+        return None
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that rebuild the schedule."""
+        return {"function": self._function, "frequency": self.frequency}
 
     def __call__(self, step: int) -> float:
         """The target sparsity once `step` updates are done."""

@@ -16,11 +16,15 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def options(description: str) -> argparse.Namespace:
+def benchmark_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="minutes: fewer epochs and models")
-    parser.add_argument("--out", help="file for the figures as JSON")
-    return parser.parse_args()
+    parser.add_argument("--json", "--out", dest="out", help="file for the figures as JSON")
+    return parser
+
+
+def options(description: str) -> argparse.Namespace:
+    return benchmark_parser(description).parse_args()
 
 
 def data_file(name: str) -> Path:

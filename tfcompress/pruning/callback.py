@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Any
 
@@ -9,23 +10,45 @@ import keras
 
 from tfcompress.keras3 import check_keras3
 from tfcompress.pruning.pruner import Pruner
+from tfcompress.pruning.settings import PruningSettings
+from tfcompress.pruning.tensorboard import SparsityWriter
 from tfcompress.report import CompressionReport
-from tfcompress.schedules import as_schedule
 from tfcompress.scope import ScopeLike
 
 
 class PruningCallback(keras.callbacks.Callback):
-    """Prunes a model's kernels by magnitude while it trains.
+    """Prunes a model's kernels while it trains.
 
     After `fit` the zeros are in the model's own weights: nothing to strip. The target sparsity is
-    exact in every layer from the schedule's end step on, and is kept to the end of `fit`.
+    met to the weight from the schedule's end step on, and is kept to the end of `fit`.
+
+    Works on any Keras 3 model, under `tf.distribute` strategies, mixed precision, XLA,
+    `steps_per_execution` and gradient accumulation. The masks are part of what `ModelCheckpoint`
+    and `BackupAndRestore` save, so a training goes on from there as if it had not stopped.
 
     Args:
-        schedule: a schedule such as `PolynomialDecay`, or a function `step -> sparsity`. Steps
-            are updates of the optimizer, so they count on over several calls of `fit`.
-        include: layers to prune (names, globs, classes, functions, or a list); None for every
-            layer with a kernel except depthwise ones.
+        schedule: a schedule such as `PolynomialDecay`, a function `step -> sparsity`, or a dict
+            scope -> schedule or None, such as `{"conv_*": PolynomialDecay(...), "head": None}`,
+            whose first matching entry counts for a layer. Steps are updates of the optimizer, so
+            they count on over several calls of `fit`.
+        pattern: `"unstructured"`; `"block:RxC"`, blocks of R inputs by C outputs, their scores
+            pooled by the mean (`"block:RxC:max"` by the maximum); or `"N:M"` such as `"2:4"`, at
+            most N of M neighbouring inputs kept, in the layout that TFLite stores.
+        criterion: which weights go first: `"magnitude"`, `"taylor"` (|weight x gradient|, mean
+            over the steps since the last update), `"snip"` (the same, once, at the start),
+            `"movement"` (what training moves towards zero), or a function (weights, gradients)
+            -> scores of NumPy arrays, lowest first.
+        pooling: how zeros are shared out: `"layer"`, the same sparsity in each layer; `"global"`,
+            the lowest LAMP scores of the whole model, which keeps most accuracy; `"global-raw"`,
+            the lowest scores as they are; `"erk"`, by the Erdos-Renyi-kernel rule.
+        floor: smallest sparsity of a layer under global pooling and "erk".
+        cap: largest one.
+        include: layers to prune (names, globs, classes, functions, layers, or a list); None for
+            every layer with a kernel except depthwise ones.
         exclude: layers to leave alone.
+        log_dir: folder for TensorBoard: sparsity in total and of each layer.
+
+    `fit`'s logs get `sparsity`, its history also `sparsity/<layer>`.
 
     Callbacks that put other weights back at the end of `fit`, such as
     `EarlyStopping(restore_best_weights=True)`, go before it in the list: it then masks those too.
@@ -36,24 +59,47 @@ class PruningCallback(keras.callbacks.Callback):
         report: after `fit`, what was pruned and what was left, with reasons.
 
     Raises:
-        ConfigError: a schedule that is none; at the start of `fit`, a model without a layer to
+        ConfigError: an argument that cannot be; at the start of `fit`, a model without a layer to
             prune.
         ScopeError: at the start of `fit`, a pattern that matches no layer.
 
     Example:
         >>> steps = epochs * math.ceil(len(x) / batch_size)
         >>> schedule = tfc.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=steps // 2)
-        >>> model.fit(x, y, epochs=epochs, callbacks=[tfc.PruningCallback(schedule)])
+        >>> pruning = tfc.PruningCallback(schedule, pooling="global")
+        >>> model.fit(x, y, epochs=epochs, callbacks=[pruning])
 
     Source: Zhu and Gupta 2017, "To prune, or not to prune" (arXiv:1710.01878).
     """
 
     def __init__(
-        self, schedule: Any, *, include: ScopeLike = None, exclude: ScopeLike = None
+        self,
+        schedule: Any,
+        *,
+        pattern: Any = "unstructured",
+        criterion: Any = "magnitude",
+        pooling: str = "layer",
+        floor: float = 0.0,
+        cap: float = 1.0,
+        include: ScopeLike = None,
+        exclude: ScopeLike = None,
+        log_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
-        self.schedule = as_schedule(schedule)
-        self._scope = {"include": include, "exclude": exclude}
+        self.schedule = schedule
+        self._options: dict[str, Any] = {
+            "pattern": pattern,
+            "criterion": criterion,
+            "pooling": pooling,
+            "floor": floor,
+            "cap": cap,
+        }
+        # Wrong arguments are told here, not in the middle of a script at `fit`.
+        for own in schedule.values() if isinstance(schedule, dict) else [schedule]:
+            if own is not None or not isinstance(schedule, dict):
+                PruningSettings(own, **self._options)
+        self._scope: dict[str, Any] = {"include": include, "exclude": exclude}
+        self._writer = SparsityWriter(log_dir) if log_dir is not None else None
         self._pruner: Pruner | None = None
 
     @property
@@ -65,6 +111,14 @@ class PruningCallback(keras.callbacks.Callback):
         """Keras's hook: takes the model that `fit` trains."""
         check_keras3(model)
         super().set_model(model)
+        # Before any callback's on_train_begin, which may load a checkpoint with the masks in it.
+        if model.built and model.optimizer is not None:
+            self._hold()
+
+    def _hold(self) -> None:
+        if self._pruner is None or self._pruner.model is not self.model:
+            self._pruner = Pruner(self.model, self.schedule, **self._options, **self._scope)
+        self._pruner.hold()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Keras's hook: puts the masks into the optimizer's update."""
@@ -73,9 +127,7 @@ class PruningCallback(keras.callbacks.Callback):
             self._begin()
 
     def _begin(self) -> None:
-        if self._pruner is None or self._pruner.model is not self.model:
-            self._pruner = Pruner(self.model, self.schedule, **self._scope)
-        self._pruner.hold()
+        self._hold()
         # A train function traced before would go on without the constraints, silently.
         self.model.make_train_function(force=True)
         self._step()
@@ -88,9 +140,17 @@ class PruningCallback(keras.callbacks.Callback):
             self._step()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Keras's hook: adds `sparsity` to the logs."""
-        if logs is not None and self._pruner is not None:
+        """Keras's hook: adds `sparsity` to the logs, and that of each layer to the history."""
+        if self._pruner is None:
+            return
+        if logs is not None:
             logs["sparsity"] = self._pruner.sparsity
+        # Not into the logs: the progress bar would print a line as long as the model.
+        history = getattr(getattr(self.model, "history", None), "history", None)
+        if isinstance(history, dict):
+            for path, share in self._pruner.layer_sparsity.items():
+                history.setdefault(f"sparsity/{path}", []).append(share)
+        self._log()
 
     def finish(self) -> None:
         """Leaves the zeros in the weights and everything else as it was before `fit`."""
@@ -103,15 +163,27 @@ class PruningCallback(keras.callbacks.Callback):
         if self._pruner is None:
             return
         self.finish()
-        steps, end = int(self.model.optimizer.iterations), self.schedule.end_step
+        self._log()
+        steps, end = int(self.model.optimizer.iterations), self._pruner.end_step
         if end > steps:
+            final = self._pruner.final_sparsity
+            wanted = "the final sparsity" if final is None else f"{final:.1%}"
             warnings.warn(
                 f"Training ended at step {steps}, before the pruning schedule's end_step {end}: "
-                f"the pruned layers are {self._pruner.sparsity:.1%} sparse instead of "
-                f"{self.schedule(end):.1%}. Train longer, or set end_step to {steps} or less.",
+                f"the pruned layers are {self._pruner.sparsity:.1%} sparse instead of {wanted}. "
+                f"Train longer, or set end_step to {steps} or less.",
                 stacklevel=2,
             )
 
     def _step(self) -> None:
         assert self._pruner is not None
-        self._pruner.step(self.model.optimizer.iterations)
+        if self._pruner.step(self.model.optimizer.iterations):
+            self._log()
+
+    def _log(self) -> None:
+        if self._writer is not None and self._pruner is not None:
+            self._writer.write(
+                int(self.model.optimizer.iterations),
+                self._pruner.sparsity,
+                self._pruner.layer_sparsity,
+            )

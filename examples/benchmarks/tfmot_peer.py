@@ -1,0 +1,101 @@
+"""tensorflow-model-optimization on tf_keras (Keras 2), as the peer of the pruning benchmarks.
+
+Both Keras versions live in one process. The guide that it follows is tfmot's own "Pruning in
+Keras example": `prune_low_magnitude` around the whole model, `UpdatePruningStep`, `strip_pruning`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+# tfmot asks for the Keras 2 that TensorFlow would give it; set before it is imported.
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+
+
+def twin(model: keras.Model, sample: np.ndarray) -> Any:
+    """A tf_keras copy of a chain of convolutions with the same weights, checked on `sample`."""
+    import tf_keras
+
+    layers = tf_keras.layers
+    chain = [layers.InputLayer(model.input_shape[1:])]
+    chain += [_copy(layer, layers) for layer in model.layers[1:]]
+    copy = tf_keras.Sequential(chain)
+    for ours, theirs in zip(model.layers[1:], copy.layers, strict=True):
+        theirs.set_weights(ours.get_weights())
+    expected = model.predict(sample, verbose=0)
+    error = np.abs(copy.predict(sample, verbose=0) - expected).max()
+    if error > 1e-5:
+        raise SystemExit(f"The tf_keras copy differs from the Keras 3 model by {error:.2g}.")
+    return copy
+
+
+def _copy(layer: keras.Layer, layers: Any) -> Any:
+    config = layer.get_config()
+    wanted = {
+        "Conv2D": ("filters", "kernel_size", "strides", "padding", "use_bias"),
+        "DepthwiseConv2D": ("kernel_size", "strides", "padding", "use_bias"),
+        "BatchNormalization": ("momentum", "epsilon"),
+        "ReLU": ("max_value",),
+        "GlobalAveragePooling2D": (),
+        "Dense": ("units", "activation"),
+    }
+    name = type(layer).__name__
+    arguments = {key: config[key] for key in wanted[name]}
+    return getattr(layers, name)(name=layer.name, **arguments)
+
+
+def polynomial(initial: float, final: float, end_step: int, frequency: int = 100) -> Any:
+    """tfmot's cubic schedule from step 0."""
+    from tensorflow_model_optimization.sparsity import keras as sparsity
+
+    return sparsity.PolynomialDecay(initial, final, 0, end_step, frequency=frequency)
+
+
+def constant(target: float, frequency: int = 100) -> Any:
+    """tfmot's constant schedule from step 0."""
+    from tensorflow_model_optimization.sparsity import keras as sparsity
+
+    return sparsity.ConstantSparsity(target, 0, frequency=frequency)
+
+
+def wrap(model: Any, schedule: Any, n_by_m: tuple[int, int] | None = None) -> Any:
+    """The model in tfmot's wrappers; `n_by_m` as its `sparsity_m_by_n`."""
+    from tensorflow_model_optimization.sparsity import keras as sparsity
+
+    options = {} if n_by_m is None else {"sparsity_m_by_n": n_by_m}
+    return sparsity.prune_low_magnitude(model, schedule, **options)
+
+
+def callback() -> Any:
+    """The callback without which tfmot's wrappers refuse to train."""
+    from tensorflow_model_optimization.sparsity import keras as sparsity
+
+    return sparsity.UpdatePruningStep()
+
+
+def strip(model: Any) -> Any:
+    """The model without wrappers."""
+    from tensorflow_model_optimization.sparsity import keras as sparsity
+
+    return sparsity.strip_pruning(model)
+
+
+def cosine(rate: float, steps: int) -> Any:
+    """tf_keras's cosine learning rate from `rate` to 0."""
+    import tf_keras
+
+    return tf_keras.optimizers.schedules.CosineDecay(rate, steps)
+
+
+def compile_adam(model: Any, rate: Any, metrics: Sequence[str] = ()) -> None:
+    """Compiles a classifier with tf_keras's Adam."""
+    import tf_keras
+
+    model.compile(
+        tf_keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=list(metrics)
+    )

@@ -1,0 +1,579 @@
+"""`Resume`: training that is killed and started again ends with the weights it would have had."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import sys
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from tfcompress import files
+from tfcompress.errors import ConfigError, CorruptFileError, DataError, ModelTypeError
+from tfcompress.keras3 import check_keras3
+
+_NAME = "training.save"
+_MAGIC = b"tfcompress training save 1\n"
+
+
+class Resume(keras.callbacks.Callback):
+    """Saves training as it goes on, and goes on from the last save when `fit` is called again.
+
+    Run the same script again after a crash, a kill or a power cut: `fit` continues after the last
+    saved epoch or step, with the data in the same order, and ends with the same weights, bit for
+    bit, as if nothing had happened. `keras.callbacks.BackupAndRestore` starts the data's order
+    anew, forgets dropout's random state and can be left with a damaged file.
+
+    A save is one file in `directory`, written aside and renamed, so that a kill at any moment
+    leaves the last complete one. It holds the model's variables with dropout's seeds, the metrics,
+    every optimizer of the model, the pruning masks, the history, Python's and NumPy's random
+    state and the position in the data. To find that position again, the data of the epochs before
+    is read once more without training on it, where its order can depend on those epochs; arrays
+    and common `tf.data` pipelines (see Limits) read one batch for each such epoch.
+
+    Args:
+        directory: where the save lies; made if it does not exist. One for each `fit`.
+        save_freq: `"epoch"`, or a number of batches (with `steps_per_execution`, the next
+            execution's end). For a model of a few megabytes a save takes milliseconds.
+        keep: leave the save in place after `fit` has ended. Then the same script run again skips
+            this `fit` and goes on with its weights: for scripts that do more than one `fit`. By
+            default the save is removed when `fit` ends.
+
+    It goes last in the list of callbacks: a save must hold what the others did at the same step.
+
+    Raises:
+        ConfigError: at the start of `fit`, a save of another model, optimizer, seed or arguments
+            of `fit`; a callback behind this one; a folder that cannot be written.
+        CorruptFileError: at the start of `fit`, a save that is damaged or of another version.
+        DataError: at the start of `fit`, data with another number of batches than at the save.
+        ModelTypeError: at the start of `fit`, a model that is not built.
+
+    Example:
+        >>> keras.utils.set_random_seed(0)
+        >>> model = build_and_compile()
+        >>> pruning = tfc.PruningCallback(tfc.PolynomialDecay(0.0, 0.8, 0, 1000))
+        >>> model.fit(x, y, epochs=20, callbacks=[pruning, tfc.Resume("run1", save_freq=500)])
+
+    Limits:
+        - Call `keras.utils.set_random_seed` before the model and the data are made, and make both
+          anew before `fit` is called again: a `tf.data` pipeline that was already iterated is not
+          where it was. On a GPU, `tf.config.experimental.enable_op_determinism()` as well.
+        - What other callbacks remember in Python (`EarlyStopping`'s patience,
+          `ReduceLROnPlateau`'s counters) starts anew. What they write into the model or the
+          optimizer is kept.
+        - Random numbers in a layer must come from `keras.random`; the state of `tf.random` inside
+          a train step is TensorFlow's own and cannot be read.
+        - Keras reads ahead in a Python generator (not a `keras.utils.PyDataset`) before training,
+          and drops what it read; how much depends on timing. Build the model and its metrics
+          first (`model.evaluate` on one batch), or use a PyDataset.
+        - Data whose workers draw from one global random state (a PyDataset with `workers` > 1)
+          has no repeatable order with or without this callback.
+        - Earlier epochs are read in full with a Python generator, a PyDataset, `steps_per_epoch`,
+          an unknown number of batches, and in `tf.data` with `cache`, `repeat`, `interleave`,
+          Python functions or `tf.random.Generator`.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        save_freq: str | int = "epoch",
+        keep: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(directory, (str, os.PathLike)) or not os.fspath(directory):
+            raise ConfigError(f"`directory` must be a path. Received: {directory!r:.80}")
+        number = isinstance(save_freq, int) and not isinstance(save_freq, bool)
+        if not (number and int(save_freq) >= 1) and save_freq != "epoch":
+            raise ConfigError(
+                "`save_freq` must be 'epoch' or a number of batches of at least 1. "
+                f"Received: {save_freq!r:.80}"
+            )
+        self.directory = Path(directory)
+        self.save_freq = save_freq
+        self.keep = keep
+        self._path = self.directory / _NAME
+        self._warned = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._variables: list[_Tracked] = []
+        self._history: dict[str, list[Any]] = {}
+        self._epochs: list[int] = []
+        self._epoch = 0  # the epoch that runs
+        self._executions = 0  # how often the train function ran in it
+        self._unsaved = 0  # batches since the last save
+        self._state: dict[str, Any] = {}  # what stays the same in all saves of one `fit`
+        self._resumed: _Save | None = None  # until the resumed epoch has begun
+
+    def set_model(self, model: Any) -> None:
+        """Keras's hook: takes the model that `fit` trains."""
+        check_keras3(model)
+        super().set_model(model)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Keras's hook: goes back to where the last save was made."""
+        self._begin()
+        fit = self._fit()
+        self._check_last(fit["callbacks"].callbacks)
+        if not self.model.built:
+            raise ModelTypeError(
+                f"The model {self.model.name!r} must be built before `fit` to be resumed: it has "
+                "no variables yet. Call it on one batch, or model.build(input_shape)."
+            )
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"Cannot make the folder {str(self.directory)!r}: {error.strerror or error}"
+            ) from error
+        files.check_writable(self._path, overwrite=True)
+        for rest in self.directory.glob(".tfcompress-*"):  # of a write that was killed
+            rest.unlink(missing_ok=True)
+
+        data = fit["epoch_iterator"]
+        self._state = {
+            "initial_epoch": int(fit["initial_epoch"]),
+            "batches": data.num_batches,
+            "steps_per_epoch": data.steps_per_epoch,
+            "steps_per_execution": data.steps_per_execution,
+            "seed": _seed(),
+            "random": _random_state(),
+        }
+        if self._path.exists():
+            self._resume(_read(self._path), data, int(fit["epochs"]))
+        elif self._state["seed"] is None and not self._warned and _may_shuffle(data):
+            self._warned = True
+            warnings.warn(
+                "Resume cannot repeat the order of the data, because no seed was set. Call "
+                "keras.utils.set_random_seed(0) before the model and the data are made.",
+                stacklevel=2,
+            )
+
+    def _resume(self, save: _Save, data: Any, epochs: int) -> None:
+        self._check_same(save)
+        state = save.state
+        epoch, executions = state["epoch"], state["executions"]
+        self._variables = self._track(any(row[0] == "random" for row in state["variables"]))
+        _check_variables(self._path, state["variables"], self._variables)
+        for tracked, value in zip(self._variables, save.values, strict=True):
+            tracked.variable.assign(value)
+
+        self._resumed = save
+        self._state["random"] = state["random"]
+        self._history, self._epochs = state["history"], state["history_epochs"]
+        self._executions = executions
+        self._unsaved = 0
+        self._show_history()
+        first = max(epoch, epochs) if state["stopped"] else epoch
+        if first < epochs:
+            _set_random_state(state["random"])
+            _replay(self._path, data, epoch - state["initial_epoch"], executions)
+            # A generator that the data draws from is now where it was. One that the data does
+            # not touch (a callback or a layer does) has its state in the save.
+            _set_random_state(state["random_now"], where=state["random"])
+        self.model._initial_epoch = first  # `fit` begins with it; on_epoch_begin takes it back
+
+    def _check_same(self, save: _Save) -> None:
+        state = save.state
+        advice = f"or delete {str(self._path)!r} to start anew."
+        if state["seed"] != self._state["seed"]:
+            raise ConfigError(
+                f"Training must be resumed with the seed it began with, {state['seed']}. Received: "
+                f"{self._state['seed']}. Call keras.utils.set_random_seed({state['seed']}) before "
+                f"the model and the data are made, {advice}"
+            )
+        for name in ("initial_epoch", "steps_per_epoch", "steps_per_execution"):
+            if state[name] != self._state[name]:
+                raise ConfigError(
+                    f"Training must be resumed with {name}={state[name]}, as it began. Received: "
+                    f"{self._state[name]}. Change it back, {advice}"
+                )
+        if state["batches"] != self._state["batches"]:
+            raise DataError(
+                f"Training must be resumed with the data it began with, {state['batches']} "
+                f"batches in each epoch. Received: {self._state['batches']}. Pass the same data "
+                f"and batch_size, {advice}"
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Keras's hook: notes the epoch, and completes the return to the last save."""
+        self._epoch = epoch
+        if self._resumed is None:
+            self._executions = 0
+            return
+        save, self._resumed = self._resumed, None
+        self.model._initial_epoch = None
+        self._show_history()
+        if save.state["executions"]:
+            # `fit` has reset the metrics by now. If the save was made after the epoch's last
+            # batch, no batch follows and these are the epoch's logs.
+            for tracked, value in zip(self._variables, save.values, strict=True):
+                if tracked.group == "metrics":
+                    tracked.variable.assign(value)
+            self._fit()["logs"].update(save.state["logs"])
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Keras's hook: saves every `save_freq` batches."""
+        # `batch` is an execution's first step in some versions of Keras and its last in others.
+        self._executions += 1
+        self._unsaved += self._state["steps_per_execution"]
+        if self.save_freq != "epoch" and self._unsaved >= int(self.save_freq):
+            self._save(self._epoch, self._executions, logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Keras's hook: saves after the epoch, unless `save_freq` is a number."""
+        self._epochs.append(epoch)
+        for name, value in (logs or {}).items():
+            self._history.setdefault(name, []).append(_plain(value))
+        self._epoch, self._executions = epoch + 1, 0
+        if self.save_freq == "epoch":
+            self._save(self._epoch, 0)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Keras's hook: removes the save, or with `keep` saves what `fit` ended with."""
+        nothing_ran = self._resumed is not None
+        self._resumed = None
+        self.model._initial_epoch = None
+        if nothing_ran:
+            self._show_history()
+        if not self.keep:
+            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # other files lie in it
+                self.directory.rmdir()
+        elif not nothing_ran:
+            # By now averaged or best weights have been put in place.
+            self._save(self._epoch, 0)
+
+    def _save(self, epoch: int, executions: int, logs: dict[str, Any] | None = None) -> None:
+        # The optimizers of a custom train step make their variables in the first step. At the end
+        # of `fit` pruning has taken its masks off the model, and they still belong in the save.
+        self._variables = self._variables or self._track(_has_global_seed_generator())
+        values = [np.asarray(keras.ops.convert_to_numpy(v.variable)) for v in self._variables]
+        state = {
+            **self._state,
+            "epoch": epoch,
+            "executions": executions,
+            "stopped": bool(self.model.stop_training),
+            "logs": {name: _plain(value) for name, value in (logs or {}).items()},
+            "history": self._history,
+            "history_epochs": self._epochs,
+            "random_now": _random_state(),
+            "variables": [
+                [v.group, v.name, list(value.shape), str(value.dtype)]
+                for v, value in zip(self._variables, values, strict=True)
+            ],
+        }
+        files.write_bytes(self._path, _pack(state, values))
+        self._unsaved = 0
+
+    def _track(self, global_seed: bool) -> list[_Tracked]:
+        """Everything that a train step changes, in an order that is the same in every process."""
+        model = self.model
+        groups: list[tuple[str, list[Any]]] = [
+            ("model", list(model.variables)),
+            ("metrics", list(model.metrics_variables)),
+        ]
+        optimizers = [v for v in vars(model).values() if isinstance(v, keras.optimizers.Optimizer)]
+        groups += [("optimizer", list(optimizer.variables)) for optimizer in optimizers]
+        pruning = getattr(model, "_pruning_state", None)
+        groups.append(("pruning", list(pruning.variables) if pruning is not None else []))
+        if global_seed:
+            groups.append(("random", [_global_seed_generator().state]))
+        tracked: dict[int, _Tracked] = {}
+        for group, variables in groups:
+            for variable in variables:
+                name = getattr(variable, "path", variable.name)
+                tracked.setdefault(id(variable), _Tracked(group, name, variable))
+        return list(tracked.values())
+
+    def _fit(self) -> dict[str, Any]:
+        """The local variables of the running `Model.fit`.
+
+        Keras hands its callbacks neither the data nor each other. Running its own iterator over
+        the data again is the only way to repeat exactly what it did with every kind of data.
+        """
+        frame = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code.co_name == "fit":
+                found = frame.f_locals
+                needed = ("callbacks", "epoch_iterator", "epochs", "initial_epoch", "logs")
+                if found.get("self") is self.model and all(name in found for name in needed):
+                    return found
+            frame = frame.f_back  # type: ignore[assignment]
+        raise ModelTypeError(
+            "Resume needs the `fit` of Keras 3 on TensorFlow, to go on at a position in the data. "
+            f"{type(self.model).__name__}.fit of Keras {keras.__version__} "
+            f"({keras.backend.backend()}) is another."
+        )
+
+    def _check_last(self, callbacks: list[Any]) -> None:
+        own = (keras.callbacks.History, keras.callbacks.ProgbarLogger)
+        behind = [c for c in callbacks[callbacks.index(self) + 1 :] if not isinstance(c, own)]
+        if behind:
+            raise ConfigError(
+                "Resume must be the last callback, so that a save holds what the others did at "
+                f"the same step. Received behind it: {[type(c).__name__ for c in behind]}. Move "
+                "it to the end of the list."
+            )
+
+    def _show_history(self) -> None:
+        for callback in self._fit()["callbacks"].callbacks:
+            if isinstance(callback, keras.callbacks.History):
+                callback.history = {name: list(values) for name, values in self._history.items()}
+                callback.epoch = list(self._epochs)
+
+
+class _Tracked(NamedTuple):
+    group: str
+    name: str
+    variable: Any
+
+
+class _Save(NamedTuple):
+    state: dict[str, Any]
+    values: list[np.ndarray]
+
+
+def _pack(state: dict[str, Any], values: list[np.ndarray]) -> bytes:
+    """A save: the state as JSON, the values' bytes one after the other, a checksum over all.
+
+    Not `.npz`, which does not know bfloat16, nor pickle, which runs what it reads.
+    """
+    head = json.dumps(state, default=_plain).encode()
+    parts = [_MAGIC, len(head).to_bytes(8, "little"), head]
+    parts += [np.ascontiguousarray(value).tobytes() for value in values]
+    check = 0
+    for part in parts:
+        check = zlib.crc32(part, check)
+    return b"".join([*parts, check.to_bytes(4, "little")])
+
+
+def _read(path: Path) -> _Save:
+    content = files.read_bytes(path)
+    advice = f"Delete {str(path)!r} to start anew."
+    if content[: len(_MAGIC)] != _MAGIC:
+        raise CorruptFileError(
+            "A save of training must begin as this version of tfcompress writes it. Received: "
+            f"{content[: len(_MAGIC)]!r}. {advice}"
+        )
+    if zlib.crc32(content[:-4]).to_bytes(4, "little") != content[-4:]:
+        raise CorruptFileError(
+            f"The save {str(path)!r} is damaged: its {len(content)} bytes do not match its "
+            f"checksum. {advice}"
+        )
+    try:
+        start = len(_MAGIC) + 8
+        end = start + int.from_bytes(content[len(_MAGIC) : start], "little")
+        state = json.loads(content[start:end])
+        values = []
+        for _, _, shape, dtype in state["variables"]:
+            kind = _dtype(dtype)
+            count = int(np.prod(shape, dtype=np.int64))
+            values.append(np.frombuffer(content, kind, count, end).reshape(shape))
+            end += count * kind.itemsize
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptFileError(f"The save {str(path)!r} cannot be read: {error}. {advice}") from (
+            error
+        )
+    return _Save(state, values)
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes  # bfloat16 and the like; TensorFlow brings it
+
+        return np.dtype(getattr(ml_dtypes, name))
+
+
+def _check_variables(path: Path, saved: list[list[Any]], live: list[_Tracked]) -> None:
+    def line(group: str, name: str, shape: Any, dtype: str) -> str:
+        # Keras numbers names through a process ("dense_3"); the number says nothing.
+        return f"{group} {re.sub(r'_[0-9]+(?=[/_]|$)', '', name)} {tuple(shape)} {dtype}"
+
+    before = [line(*row) for row in saved]
+    now = [
+        line(v.group, v.name, v.variable.shape, keras.backend.standardize_dtype(v.variable.dtype))
+        for v in live
+    ]
+    if before == now:
+        return
+    gone, new = Counter(before) - Counter(now), Counter(now) - Counter(before)
+    differs = [
+        f"{title} {', '.join(list(lines.elements())[:3])}"
+        + (f" and {lines.total() - 3} more" if lines.total() > 3 else "")
+        for title, lines in (("only in the save:", gone), ("only now:", new))
+        if lines
+    ] or ["their order"]
+    raise ConfigError(
+        f"Training must be resumed with the model, optimizer and callbacks it began with. Received "
+        f"others than in the save {str(path)!r}; {'; '.join(differs)}. Make them the same, build "
+        "optimizers of a custom train step (optimizer.build) before `fit`, or delete the save to "
+        "start anew."
+    )
+
+
+def _replay(path: Path, data: Any, epochs: int, executions: int) -> None:
+    """Runs Keras's iterator over the data to where it was, without training.
+
+    `data` is the EpochIterator of the running `fit`. The loop is the one in `fit`, so all that
+    Keras does around an epoch is done again: `on_epoch_end` of a PyDataset, an iterator that
+    lives on over epochs or is made anew, a length that is known only after the first epoch.
+    """
+    short = data.steps_per_epoch is None and data.num_batches is not None and _restarts(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "ran out of data": it was said when it happened
+        for _ in range(epochs):
+            with data.catch_stop_iteration():
+                for count, step in enumerate(data):
+                    if count == 0 or not short:
+                        _skip(step[-1], data.steps_per_execution)
+    if not executions:
+        return
+    steps = data._enumerate_iterator()
+    try:
+        for _ in range(executions):
+            _skip(next(steps)[-1], data.steps_per_execution)
+    except StopIteration:
+        raise DataError(
+            f"Training must be resumed with the data it began with. Received less: it ended "
+            f"before batch {executions * data.steps_per_execution} of the epoch. Pass the same "
+            f"data, or delete {str(path)!r} to start anew."
+        ) from None
+
+    def rest() -> Iterator[Any]:
+        del data._enumerate_iterator  # the next epoch is a whole one
+        return steps
+
+    # `fit` asks for this epoch's steps once: it gets those that are left, numbered as ever.
+    data._enumerate_iterator = rest
+
+
+def _skip(batches: Any, count: int) -> None:
+    for index in range(count):
+        try:
+            next(batches)
+        except StopIteration:
+            if index == 0:
+                raise
+            return
+
+
+# Datasets that keep nothing from one iteration to the next, but for the seeds of `shuffle`, which
+# are drawn when an iterator begins.
+_FORGETFUL = {
+    *("BatchDataset", "FilterDataset", "MapDataset", "OptionsDataset", "PaddedBatchDataset"),
+    *("ParallelBatchDataset", "ParallelMapDataset", "PrefetchDataset", "RangeDataset"),
+    *("ShuffleDataset", "SkipDataset", "TakeDataset", "TensorDataset", "TensorSliceDataset"),
+    *("TFRecordDataset", "TFRecordDatasetV2", "TextLineDataset", "TextLineDatasetV2"),
+    *("UnbatchDataset", "ZipDataset"),
+}
+# Stateful operations in a pipeline's functions that begin anew with each iterator: the random
+# ones under a seed (without one nothing can be repeated), and calls, whose bodies are looked at.
+_BEGIN_ANEW = {
+    *("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal"),
+    *("RandomShuffle", "Multinomial", "ParameterizedTruncatedNormal", "RandomGammaV2"),
+    *("SampleDistortedBoundingBoxV2", "Assert", "StatefulPartitionedCall", "If", "While", "Case"),
+}
+
+
+def _restarts(data: Any) -> bool:
+    """Whether an epoch's order is fixed when its iterator begins, whatever was read before."""
+    from keras.src.trainers.data_adapters import array_data_adapter, tf_dataset_adapter
+
+    adapter = data.data_adapter
+    if isinstance(adapter, array_data_adapter.ArrayDataAdapter):
+        return True
+    if not isinstance(adapter, tf_dataset_adapter.TFDatasetAdapter):
+        return False
+    try:
+        waiting = [adapter.get_tf_dataset()]
+        while waiting:
+            dataset = waiting.pop()
+            if type(dataset).__name__.lstrip("_") not in _FORGETFUL:
+                return False
+            if not all(_begins_anew(each.function.graph) for each in dataset._functions()):
+                return False
+            waiting += dataset._inputs()
+    except Exception:  # private parts of TensorFlow: where they differ, read it all
+        return False
+    return True
+
+
+def _begins_anew(graph: Any) -> bool:
+    from tensorflow.python.framework import op_def_registry
+
+    definition = graph.as_graph_def()
+    nodes = list(definition.node)
+    own = {function.signature.name for function in definition.library.function}
+    for function in definition.library.function:
+        nodes += function.node_def
+    for node in nodes:
+        if node.op in own or node.op in _BEGIN_ANEW:
+            continue
+        operation = op_def_registry.get(node.op)
+        if operation is None or operation.is_stateful:
+            return False
+    return True
+
+
+def _may_shuffle(data: Any) -> bool:
+    return bool(getattr(data.data_adapter, "_shuffle", True))
+
+
+def _seed() -> int | None:
+    from tensorflow.python.eager import context
+
+    seed = context.global_seed()  # keras.utils.set_random_seed and tf.random.set_seed set it
+    return None if seed is None else int(seed)
+
+
+def _has_global_seed_generator() -> bool:
+    """Whether `keras.random` was used without a seed: to make the generator draws a number."""
+    from keras.src.backend.common import global_state
+
+    return global_state.get_global_attribute("global_seed_generator") is not None
+
+
+def _global_seed_generator() -> Any:
+    from keras.src.random import seed_generator
+
+    return seed_generator.global_seed_generator()
+
+
+def _random_state() -> dict[str, Any]:
+    """Python's and NumPy's global random state, as JSON knows it."""
+    version, numbers, gauss = random.getstate()
+    state: dict[str, Any] = {"python": [version, list(numbers), gauss]}
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    state["numpy"] = [name, np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)]
+    return state
+
+
+def _set_random_state(state: dict[str, Any], where: dict[str, Any] | None = None) -> None:
+    """Sets the generators to `state`: all of them, or those that are now as in `where`."""
+    now = _random_state()
+    if where is None or now["python"] == where["python"]:
+        version, numbers, gauss = state["python"]
+        random.setstate((version, tuple(numbers), gauss))
+    if where is None or now["numpy"] == where["numpy"]:
+        np.random.set_state(tuple(state["numpy"]))
+
+
+def _plain(value: Any) -> Any:
+    """A log's value as JSON knows it."""
+    if hasattr(value, "numpy"):
+        value = value.numpy()
+    return value.tolist() if hasattr(value, "tolist") else value
