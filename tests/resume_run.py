@@ -99,12 +99,12 @@ def build(policy=None, **options):
     model = keras.Sequential(
         [
             keras.Input((6,), name="x"),
-            layers.Dense(16, dtype=policy),
+            layers.Dense(16, dtype=policy, name="hidden"),
             layers.BatchNormalization(dtype=policy),
             layers.ReLU(),
             layers.Dropout(0.3),
             Noise(),
-            layers.Dense(2, dtype="float32"),
+            layers.Dense(2, dtype="float32", name="scores"),
         ]
     )
     options = {"optimizer": keras.optimizers.Adam(0.01), "metrics": ["accuracy"], **options}

@@ -39,6 +39,7 @@ _HOMES = {
     "Resume": "resume",
     "Pruner": "pruning.pruner",
     "PruningCallback": "pruning.callback",
+    "xnnpack_sparse_layers": "pruning.sparse_layers",
     "sparsity": "pruning.measure",
     "TFLiteModel": "runtime.model",
     "available_runtimes": "runtime.adapter",
@@ -47,6 +48,7 @@ _HOMES = {
     "InspectionReport": "deploy.inspection",
     "inspect": "deploy.inspection",
     "convert": "conversion.convert",
+    "sparse_friendly": "surgery.sparse_friendly",
 }
 _PACKAGES = ("models",)
 

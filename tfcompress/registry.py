@@ -37,6 +37,7 @@ _DEPTHWISE = (
     "a depthwise kernel holds few weights and pruning it costs accuracy: name it to prune it"
 )
 _rows: dict[type, LayerRow] = {}
+_see_through: set[type] = set()
 
 
 @functools.cache
@@ -151,21 +152,30 @@ def axes(layer: keras.Layer, variable: Any) -> str:
     return row.axes[-rank:].rjust(rank, "s") if rank else ""
 
 
+def see_through(cls: type) -> type:
+    """Class decorator for wrappers that `walk` leaves away: it gives their `layer` instead."""
+    _see_through.add(cls)
+    return cls
+
+
 def walk(model: keras.Model) -> list[tuple[str, keras.Layer]]:
     """Every layer that the model holds, nested ones included, each once, with its path.
 
     A path joins the names of the models and layers on the way with "/", as in
-    `"encoder/attention/query"`.
+    `"encoder/attention/query"`. A layer that a verb has wrapped comes under the wrapper's path,
+    so that reports and scopes say the same of a model before and after.
     """
     seen: set[int] = {id(model)}
     found: list[tuple[str, Any]] = []
 
     def visit(holder: Any, prefix: str) -> None:
         for layer in holder._flatten_layers(include_self=False, recursive=False):
+            path = f"{prefix}{layer.name}"
+            if type(layer) in _see_through:
+                layer = layer.layer
             if id(layer) in seen:
                 continue
             seen.add(id(layer))
-            path = f"{prefix}{layer.name}"
             found.append((path, layer))
             visit(layer, f"{path}/")
 

@@ -21,6 +21,7 @@ import numpy as np
 from tfcompress import files
 from tfcompress.errors import ConfigError, CorruptFileError, DataError, ModelTypeError
 from tfcompress.keras3 import check_keras3
+from tfcompress.variables import value_of
 
 _NAME = "training.save"
 _MAGIC = b"tfcompress training save 1\n"
@@ -73,11 +74,9 @@ class Resume(keras.callbacks.Callback):
           optimizer is kept.
         - Random numbers in a layer must come from `keras.random`; the state of `tf.random` inside
           a train step is TensorFlow's own and cannot be read.
-        - Keras reads ahead in a Python generator (not a `keras.utils.PyDataset`) before training,
-          and drops what it read; how much depends on timing. Build the model and its metrics
-          first (`model.evaluate` on one batch), or use a PyDataset.
-        - Data whose workers draw from one global random state (a PyDataset with `workers` > 1)
-          has no repeatable order with or without this callback.
+        - Data that several threads draw random numbers for (`tf.data` with `num_parallel_calls`
+          and `tf.random`, a PyDataset with `workers` > 1) is another in every run, with or
+          without this callback. Use `tf.random.stateless_*`, or one thread.
         - Earlier epochs are read in full with a Python generator, a PyDataset, `steps_per_epoch`,
           an unknown number of batches, and in `tf.data` with `cache`, `repeat`, `interleave`,
           Python functions or `tf.random.Generator`.
@@ -164,9 +163,15 @@ class Resume(keras.callbacks.Callback):
         self._check_same(save)
         state = save.state
         epoch, executions = state["epoch"], state["executions"]
-        self._variables = self._track(any(row[0] == "random" for row in state["variables"]))
-        _check_variables(self._path, state["variables"], self._variables)
-        for tracked, value in zip(self._variables, save.values, strict=True):
+        optimizer = self.model.optimizer
+        if optimizer is not None and not optimizer.built:
+            optimizer.build(self.model.trainable_variables)
+        if executions:
+            self._build_metrics(data)
+        rows = [row for row in state["variables"] if row[0] != "metrics"]
+        self._variables = self._track(any(row[0] == "random" for row in rows))
+        _check_variables(self._path, rows, self._variables)
+        for tracked, value in zip(self._variables, save.values, strict=False):  # metrics follow
             tracked.variable.assign(value)
 
         self._resumed = save
@@ -218,10 +223,24 @@ class Resume(keras.callbacks.Callback):
         if save.state["executions"]:
             # `fit` has reset the metrics by now. If the save was made after the epoch's last
             # batch, no batch follows and these are the epoch's logs.
-            for tracked, value in zip(self._variables, save.values, strict=True):
-                if tracked.group == "metrics":
-                    tracked.variable.assign(value)
+            rows = [row for row in save.state["variables"] if row[0] == "metrics"]
+            metrics = self._metrics()
+            if _differences(rows, metrics):
+                warnings.warn(
+                    f"The metrics of epoch {epoch} cover only the batches after the resume, "
+                    "because they are made in the train step. The weights are exact.",
+                    stacklevel=2,
+                )
+                return
+            for tracked, value in zip(metrics, save.values[-len(metrics) :], strict=True):
+                tracked.variable.assign(value)
             self._fit()["logs"].update(save.state["logs"])
+
+    def _build_metrics(self, data: Any) -> None:
+        """Makes the metrics' variables, which Keras does in its first step otherwise."""
+        # Where it cannot be done, on_epoch_begin tells what that costs.
+        with contextlib.suppress(Exception):
+            self.model._symbolic_build(data_batch=data._distributed_dataset.element_spec)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Keras's hook: saves every `save_freq` batches."""
@@ -233,9 +252,16 @@ class Resume(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keras's hook: saves after the epoch, unless `save_freq` is a number."""
-        self._epochs.append(epoch)
-        for name, value in (logs or {}).items():
-            self._history.setdefault(name, []).append(_plain(value))
+        recorder = self._recorder()
+        if recorder is not None:  # None: the list of callbacks was made by hand, without one
+            # Callbacks may write into it, as PruningCallback does. It has yet to take the logs,
+            # unless it was put in front of this callback.
+            self._history = {name: list(values) for name, values in recorder.history.items()}
+            self._epochs = list(recorder.epoch)
+            if epoch not in self._epochs:
+                self._epochs.append(epoch)
+                for name, value in (logs or {}).items():
+                    self._history.setdefault(name, []).append(value)
         self._epoch, self._executions = epoch + 1, 0
         if self.save_freq == "epoch":
             self._save(self._epoch, 0)
@@ -259,7 +285,9 @@ class Resume(keras.callbacks.Callback):
         # The optimizers of a custom train step make their variables in the first step. At the end
         # of `fit` pruning has taken its masks off the model, and they still belong in the save.
         self._variables = self._variables or self._track(_has_global_seed_generator())
-        values = [np.asarray(keras.ops.convert_to_numpy(v.variable)) for v in self._variables]
+        # At the end of an epoch the metrics are done: the next one resets them.
+        variables = self._variables + (self._metrics() if executions else [])
+        values = [np.asarray(value_of(v.variable)) for v in variables]
         state = {
             **self._state,
             "epoch": epoch,
@@ -271,7 +299,7 @@ class Resume(keras.callbacks.Callback):
             "random_now": _random_state(),
             "variables": [
                 [v.group, v.name, list(value.shape), str(value.dtype)]
-                for v, value in zip(self._variables, values, strict=True)
+                for v, value in zip(variables, values, strict=True)
             ],
         }
         files.write_bytes(self._path, _pack(state, values))
@@ -280,22 +308,28 @@ class Resume(keras.callbacks.Callback):
     def _track(self, global_seed: bool) -> list[_Tracked]:
         """Everything that a train step changes, in an order that is the same in every process."""
         model = self.model
-        groups: list[tuple[str, list[Any]]] = [
-            ("model", list(model.variables)),
-            ("metrics", list(model.metrics_variables)),
-        ]
-        optimizers = [v for v in vars(model).values() if isinstance(v, keras.optimizers.Optimizer)]
-        groups += [("optimizer", list(optimizer.variables)) for optimizer in optimizers]
-        pruning = getattr(model, "_pruning_state", None)
-        groups.append(("pruning", list(pruning.variables) if pruning is not None else []))
-        if global_seed:
-            groups.append(("random", [_global_seed_generator().state]))
         tracked: dict[int, _Tracked] = {}
-        for group, variables in groups:
-            for variable in variables:
-                name = getattr(variable, "path", variable.name)
-                tracked.setdefault(id(variable), _Tracked(group, name, variable))
+
+        def track(group: str, name: str, variable: Any) -> None:
+            tracked.setdefault(id(variable), _Tracked(group, name, variable))
+
+        for variable in model.variables:
+            track("model", variable.path, variable)
+        # All of them: a GAN's train step has two. Their paths, and those of what follows, depend
+        # on where they were first used; their names do not.
+        optimizers = [v for v in vars(model).values() if isinstance(v, keras.optimizers.Optimizer)]
+        for optimizer in optimizers:
+            for variable in optimizer.variables:
+                track("optimizer", f"{type(optimizer).__name__}/{variable.name}", variable)
+        pruning = getattr(model, "_pruning_state", None)
+        for variable in pruning.variables if pruning is not None else []:
+            track("pruning", variable.name, variable)
+        if global_seed:
+            track("random", "global_seed_generator", _global_seed_generator().state)
         return list(tracked.values())
+
+    def _metrics(self) -> list[_Tracked]:
+        return [_Tracked("metrics", v.name, v) for v in self.model.metrics_variables]
 
     def _fit(self) -> dict[str, Any]:
         """The local variables of the running `Model.fit`.
@@ -307,7 +341,7 @@ class Resume(keras.callbacks.Callback):
         while frame is not None:
             if frame.f_code.co_name == "fit":
                 found = frame.f_locals
-                needed = ("callbacks", "epoch_iterator", "epochs", "initial_epoch", "logs")
+                needed = ("callbacks", "epoch_iterator", "epochs", "initial_epoch")
                 if found.get("self") is self.model and all(name in found for name in needed):
                     return found
             frame = frame.f_back  # type: ignore[assignment]
@@ -327,11 +361,15 @@ class Resume(keras.callbacks.Callback):
                 "it to the end of the list."
             )
 
+    def _recorder(self) -> keras.callbacks.History | None:
+        callbacks = self._fit()["callbacks"].callbacks
+        return next((c for c in callbacks if isinstance(c, keras.callbacks.History)), None)
+
     def _show_history(self) -> None:
-        for callback in self._fit()["callbacks"].callbacks:
-            if isinstance(callback, keras.callbacks.History):
-                callback.history = {name: list(values) for name, values in self._history.items()}
-                callback.epoch = list(self._epochs)
+        recorder = self._recorder()
+        if recorder is not None:
+            recorder.history = {name: list(values) for name, values in self._history.items()}
+            recorder.epoch = list(self._epochs)
 
 
 class _Tracked(NamedTuple):
@@ -399,6 +437,19 @@ def _dtype(name: str) -> np.dtype[Any]:
 
 
 def _check_variables(path: Path, saved: list[list[Any]], live: list[_Tracked]) -> None:
+    differences = _differences(saved, live)
+    if differences:
+        raise ConfigError(
+            "Training must be resumed with the model, optimizer and callbacks it began with. "
+            f"Received others than in the save {str(path)!r}; {differences}. Make them the same, "
+            "build the optimizers of a custom train step (optimizer.build) before `fit`, or "
+            "delete the save to start anew."
+        )
+
+
+def _differences(saved: list[list[Any]], live: list[_Tracked]) -> str:
+    """What differs between the variables of a save and those of now; empty if nothing does."""
+
     def line(group: str, name: str, shape: Any, dtype: str) -> str:
         # Keras numbers names through a process ("dense_3"); the number says nothing.
         return f"{group} {re.sub(r'_[0-9]+(?=[/_]|$)', '', name)} {tuple(shape)} {dtype}"
@@ -409,19 +460,16 @@ def _check_variables(path: Path, saved: list[list[Any]], live: list[_Tracked]) -
         for v in live
     ]
     if before == now:
-        return
+        return ""
     gone, new = Counter(before) - Counter(now), Counter(now) - Counter(before)
-    differs = [
-        f"{title} {', '.join(list(lines.elements())[:3])}"
-        + (f" and {lines.total() - 3} more" if lines.total() > 3 else "")
-        for title, lines in (("only in the save:", gone), ("only now:", new))
-        if lines
-    ] or ["their order"]
-    raise ConfigError(
-        f"Training must be resumed with the model, optimizer and callbacks it began with. Received "
-        f"others than in the save {str(path)!r}; {'; '.join(differs)}. Make them the same, build "
-        "optimizers of a custom train step (optimizer.build) before `fit`, or delete the save to "
-        "start anew."
+    return (
+        "; ".join(
+            f"{title}: {', '.join(list(lines.elements())[:3])}"
+            + (f" and {lines.total() - 3} more" if lines.total() > 3 else "")
+            for title, lines in (("only in the save", gone), ("only now", new))
+            if lines
+        )
+        or "their order is another"
     )
 
 

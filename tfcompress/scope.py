@@ -1,4 +1,4 @@
-"""Choosing layers: by name, glob pattern, class, or a function."""
+"""Choosing layers: by name, glob pattern, class, a function, or the layers themselves."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def resolve(scope: ScopeLike, layers: Sequence[tuple[str, keras.Layer]], argumen
 
     Args:
         scope: a layer's name or its path such as `"encoder/dense"`; a glob over either, such as
-            `"conv_*"`; a layer class (its subclasses too); a function `layer -> bool`; or a list
-            of these.
+            `"conv_*"`; a layer class (its subclasses too); a layer itself; a function
+            `layer -> bool`; or a list of these.
         layers: (path, layer) of every layer that can be chosen.
         argument: the argument's name, for the message.
 
@@ -51,17 +51,31 @@ def _matches(part: Any, path: str, layer: keras.Layer, argument: str) -> bool:
         return any(fnmatch.fnmatchcase(name, part) for name in (path, layer.name))
     if isinstance(part, type):
         return isinstance(layer, part)
+    if _is_layer(part):  # before functions: a layer can be called too
+        return part is layer
     if callable(part):
         return bool(part(layer))
     raise ScopeError(
-        f"`{argument}` takes layer names, glob patterns, layer classes, functions layer -> bool, "
-        f"or a list of these. Received: {part!r}"
+        f"`{argument}` takes layer names, glob patterns, layer classes, layers, functions layer -> "
+        f"bool, or a list of these. Received: {part!r}"
     )
+
+
+def _is_layer(part: Any) -> bool:
+    import keras
+
+    return isinstance(part, keras.Layer)
 
 
 def _nothing(part: Any, layers: Sequence[tuple[str, keras.Layer]], argument: str) -> str:
     paths = [path for path, _ in layers]
-    text = f"`{argument}` must match at least one layer, and {part!r} matches none."
+    if _is_layer(part):
+        text = (
+            f"`{argument}` must name layers of this model, and the layer {part.name!r} is not in "
+            "it: a copy of a model has layers of its own, so take the layer from this one."
+        )
+    else:
+        text = f"`{argument}` must match at least one layer, and {part!r} matches none."
     if isinstance(part, str):
         close = difflib.get_close_matches(part, paths, n=3)
         if close:

@@ -45,6 +45,7 @@ class Plan:
     epochs: int
     seeds: int
     settings: tuple[str, ...]
+    frequency: int  # steps between two updates of the masks
 
     @property
     def steps(self) -> int:
@@ -52,8 +53,8 @@ class Plan:
         return self.epochs * math.ceil(self.images / BATCH)
 
 
-FULL = Plan(60_000, (4, 2), 3, 3, tuple(SETTINGS))
-QUICK = Plan(12_800, (1, 1), 1, 1, ("2:4", "80 %"))
+FULL = Plan(60_000, (4, 2), 3, 3, tuple(SETTINGS), 100)
+QUICK = Plan(12_800, (1, 1), 1, 1, ("2:4", "80 %"), 10)
 
 
 @dataclass(frozen=True)
@@ -114,13 +115,14 @@ def recipe(job: Job, plan: Plan) -> tuple[tfc.PruningCallback, bool]:
     end = plan.steps // 2
     target = SETTINGS[job.setting]
     if job.setting == "2:4":
-        schedule = tfc.PolynomialDecay(0.0, target, 0, end)
+        schedule = tfc.PolynomialDecay(0.0, target, 0, end, frequency=plan.frequency)
         return tfc.PruningCallback(schedule, pattern="2:4"), "recipe" in job.method
     if "recipe" in job.method:
         schedule = tfc.PolynomialDecay(0.0, target, 0, end, frequency=20)
         return tfc.PruningCallback(schedule, pooling="global"), True
     pooling = "global" if "global" in job.method else "layer"
-    return tfc.PruningCallback(tfc.PolynomialDecay(0.0, target, 0, end), pooling=pooling), False
+    schedule = tfc.PolynomialDecay(0.0, target, 0, end, frequency=plan.frequency)
+    return tfc.PruningCallback(schedule, pooling=pooling), False
 
 
 def train_ours(job: Job, plan: Plan, folder: Path) -> dict[str, Any]:
@@ -147,10 +149,10 @@ def train_tfmot(job: Job, plan: Plan, folder: Path) -> dict[str, Any]:
     guide = "guide" in job.method
     end = plan.steps if guide else plan.steps // 2
     target = SETTINGS[job.setting]
-    schedule = tfmot.polynomial(0.5 if guide and target > 0.5 else 0.0, target, end)
+    schedule = tfmot.polynomial(0.5 if guide and target > 0.5 else 0.0, target, end, plan.frequency)
     pattern = (2, 4) if job.setting == "2:4" else None
     if pattern:
-        schedule = tfmot.constant(target)
+        schedule = tfmot.constant(target, plan.frequency)
     model = tfmot.wrap(tfmot.twin(source, x_test[:100]), schedule, pattern)
     tfmot.compile_adam(model, 1e-3 if guide else tfmot.cosine(RATE, plan.steps))
     model.fit(x, y, batch_size=BATCH, epochs=plan.epochs, callbacks=[tfmot.callback()], verbose=0)

@@ -50,14 +50,14 @@ def _copy(layer: keras.Layer, layers: Any) -> Any:
 
 
 def polynomial(initial: float, final: float, end_step: int, frequency: int = 100) -> Any:
-    """tfmot's cubic schedule from step 0."""
+    """The cubic schedule from step 0."""
     from tensorflow_model_optimization.sparsity import keras as sparsity
 
     return sparsity.PolynomialDecay(initial, final, 0, end_step, frequency=frequency)
 
 
 def constant(target: float, frequency: int = 100) -> Any:
-    """tfmot's constant schedule from step 0."""
+    """The constant schedule from step 0."""
     from tensorflow_model_optimization.sparsity import keras as sparsity
 
     return sparsity.ConstantSparsity(target, 0, frequency=frequency)
@@ -98,4 +98,18 @@ def compile_adam(model: Any, rate: Any, metrics: Sequence[str] = ()) -> None:
 
     model.compile(
         tf_keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=list(metrics)
+    )
+
+
+def wrap_layers(model: Any, schedule: Any, classes: tuple[str, ...] | None) -> Any:
+    """The model with layers of these classes wrapped, as tfmot's guide does; None for all."""
+    import tf_keras
+
+    if classes is None:
+        return wrap(model, schedule)
+    return tf_keras.models.clone_model(
+        model,
+        clone_function=lambda layer: (
+            wrap(layer, schedule) if type(layer).__name__ in classes else layer
+        ),
     )

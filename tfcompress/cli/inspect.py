@@ -18,11 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("file", help=".tflite file")
     parser.add_argument("--tensors", action="store_true", help="list the tensors too")
-    parser.add_argument("--target", default="xnnpack", help="kernels to place operators on")
+    parser.add_argument(
+        "--target",
+        default="xnnpack",
+        help="kernels to place operators on: xnnpack, or xnnpack-sparse for pruned weights on ARM",
+    )
     parser.add_argument(
         "--require-fully-placed",
         action="store_true",
-        help="exit with 1 where an operator is left",
+        help="exit with 1 where an operator is left, or a rule of the target broken",
     )
     parser.add_argument("--out", help="file for the report as JSON")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")

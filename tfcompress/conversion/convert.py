@@ -56,7 +56,8 @@ def convert(
             int8, `"int16"` with int16x8. Integer inputs (token ids) stay as they are.
         batch_size: the file's fixed batch size.
         sparse: store pruned weights in the sparse encoding, where that is safe on every
-            processor; elsewhere they are stored dense and the report says why.
+            processor; elsewhere they are stored dense and the report says why. It also has the
+            sizes of both forms, and when to ship which.
         path: where to write the file as well.
         overwrite: allow `path` to exist.
         input_shapes: sizes that the model leaves open (`None`), without the batch axis.
@@ -87,7 +88,7 @@ def convert(
         check_writable(path, overwrite=overwrite)
 
     from tfcompress import registry
-    from tfcompress.conversion import checks, export
+    from tfcompress.conversion import checks, export, storage
     from tfcompress.conversion.converter import Converter
 
     started = time.perf_counter()
@@ -115,7 +116,8 @@ def convert(
             np.savez(samples, *batches.values())
             report.settings["calibration_samples"] = len(next(iter(examples.values())))
         converter = Converter(f"{folder}/saved_model", folder, io, samples, names)
-        result = TFLiteModel(converter.convert(settings, report, sparse), report=report)
+        content, dense = converter.convert(settings, report, sparse)
+        result = TFLiteModel(content, report=report)
         result.name = model.name
         result.input_order = tuple(names)
         if batches is not None:
@@ -132,6 +134,8 @@ def convert(
                 }
                 expected = exported.run(batches)
                 checks.report_noise(result, found, expected, converter.float_twin, batches, layers)
+    if sparse:
+        storage.report_sizes(result, dense)
     report.settings["seconds"] = round(time.perf_counter() - started, 2)
     if path is not None:
         result.save(path, overwrite=overwrite)

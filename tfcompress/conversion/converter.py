@@ -37,8 +37,13 @@ class Converter:
     samples: str | None
     names: list[str]
 
-    def convert(self, settings: Precision, report: CompressionReport, sparse: bool) -> bytes:
+    def convert(
+        self, settings: Precision, report: CompressionReport, sparse: bool
+    ) -> tuple[bytes, bytes]:
         """Converts, storing weights sparse where that is asked for and safe.
+
+        Returns:
+            The file, and the same with all weights stored dense.
 
         Raises:
             ConversionError: the converter failed.
@@ -48,11 +53,11 @@ class Converter:
             reasons = refusals(proof.read_sound(content), settings.name)
             report.settings["sparse"] = not reasons
             if not reasons:
-                return self._convert(settings, report, sparse=True)
+                return self._convert(settings, report, sparse=True), content
             report.notes.append(
                 "Weights are stored dense although sparse=True: " + "; ".join(reasons) + "."
             )
-        return content
+        return content, content
 
     def float_twin(self) -> bytes:
         """The same graph in float32 with float32 inputs and outputs."""

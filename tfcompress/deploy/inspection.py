@@ -2,7 +2,8 @@
 
 Only the file is read: no TensorFlow, no Keras and no runtime are needed. Which operators a target
 takes is asked of the capability table (`tfcompress.runtime.capabilities`), which has it from the
-runtime itself.
+runtime itself, and for XNNPACK's sparse kernels of `tfcompress.runtime.sparse_rules`, which decides
+what `tfc.convert(sparse=True)` writes.
 """
 
 from __future__ import annotations
@@ -16,11 +17,19 @@ from typing import Any, Final
 
 import numpy as np
 
+from tfcompress.errors import ConfigError
 from tfcompress.files import write_json
-from tfcompress.runtime import capabilities, schema, versions
+from tfcompress.runtime import capabilities, schema, sparse_rules, versions
+from tfcompress.runtime.conditions import Surroundings
+from tfcompress.runtime.layer_names import LayerNames
 from tfcompress.runtime.model import Sizes, TFLiteModel
 from tfcompress.runtime.partitions import partitions as group
+from tfcompress.runtime.sparse_rules import Violation
 from tfcompress.tables import aligned
+
+SPARSE: Final = "xnnpack-sparse"
+TARGETS: Final = (*capabilities.TARGETS, SPARSE)
+"""The targets that `inspect` knows."""
 
 _WEIGHTED: Final = {
     *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "CONV_3D_TRANSPOSE"),
@@ -115,9 +124,11 @@ class InspectedOperator:
         output_dtypes: types of the outputs.
         options: its settings by name, as plain values.
         weight_bytes: bytes of the constants that it reads, as the file stores them.
-        placed: whether the target's kernels run it.
+        placed: whether the target's kernels run it; with `"xnnpack-sparse"`, whether it keeps all
+            their rules (they start only where every operator does).
         reason: why not; `""` where it is placed.
         remedy: what to do about it; `""` where it is placed.
+        layer: the Keras layer that it comes from, as far as the file tells.
     """
 
     subgraph: int
@@ -135,6 +146,7 @@ class InspectedOperator:
     placed: bool
     reason: str
     remedy: str
+    layer: str
 
 
 @dataclass(frozen=True)
@@ -185,6 +197,8 @@ class InspectionReport:
         float_tensors: names of the floating-point tensors, the graph's inputs and outputs left
             out: empty for a model that is int8 throughout.
         subgraphs: how many subgraphs there are.
+        violations: with target `"xnnpack-sparse"`, the rules that the file breaks, each with all
+            layers that break it; empty with any other.
         model: the model itself.
     """
 
@@ -199,12 +213,13 @@ class InspectionReport:
     sparsity: float
     float_tensors: list[str]
     subgraphs: int
+    violations: list[Violation]
     model: TFLiteModel = field(repr=False)
 
     @property
     def fully_placed(self) -> bool:
-        """Whether the target's kernels run every operator."""
-        return all(operator.placed for operator in self.operators)
+        """Whether the target's kernels run every operator, and no rule of theirs is broken."""
+        return not self.violations and all(operator.placed for operator in self.operators)
 
     @property
     def left(self) -> list[InspectedOperator]:
@@ -228,6 +243,16 @@ class InspectionReport:
             "sizes": asdict(self.sizes),
             "subgraphs": self.subgraphs,
             "signatures": [_plain(asdict(signature)) for signature in self.signatures],
+            "violations": [
+                {
+                    "rule": violation.rule,
+                    "reason": violation.reason,
+                    "remedy": violation.remedy,
+                    "layers": list(violation.layers),
+                    "operators": [list(place) for place in violation.operators],
+                }
+                for violation in self.violations
+            ],
             "partitions": [_plain(asdict(partition)) for partition in self.partitions],
             "operators": [_plain(asdict(operator)) for operator in self.operators],
             "tensors": [_plain(asdict(tensor)) for tensor in self.tensors],
@@ -253,7 +278,7 @@ class InspectionReport:
                 ", ".join(dict.fromkeys(operator.output_dtypes)),
                 f"{operator.weight_bytes:,} B" if operator.weight_bytes else "",
                 "yes" if operator.placed else "no",
-                operator.reason,
+                self._why_not(operator),
             ]
             for operator in self.operators
         ]
@@ -295,11 +320,19 @@ class InspectionReport:
 
     def advice(self) -> list[str]:
         """What to do about the operators that are left, each piece of advice once."""
+        if self.violations:
+            return [f"{v.rule}: {v}. {v.remedy}" for v in self.violations]
         pieces: dict[tuple[str, str], list[str]] = {}
         for operator in self.left:
             place = self._place(operator.subgraph, operator.index)
             pieces.setdefault((operator.name, operator.remedy), []).append(place)
         return [f"{name} ({_few(places)}): {remedy}" for (name, remedy), places in pieces.items()]
+
+    def _why_not(self, operator: InspectedOperator) -> str:
+        """The reason in a table: what many operators share stands below it, in full."""
+        place = (operator.subgraph, operator.index)
+        rules = [violation.rule for violation in self.violations if place in violation.operators]
+        return f"{operator.layer}: {', '.join(rules)}" if rules else operator.reason
 
     def _place(self, subgraph: int, index: int) -> str:
         return str(index) if self.subgraphs == 1 else f"{subgraph}/{index}"
@@ -318,6 +351,9 @@ def inspect(
         model: path of a file, its bytes, or a `TFLiteModel`.
         target: `"xnnpack"`, the CPU kernels that are on by default, as LiteRT has them. Older
             runtimes take less: tflite-runtime 2.14 leaves all int8 operators.
+            `"xnnpack-sparse"`, its kernels for pruned 1x1 convolutions on ARM: which rules the
+            file breaks, and the changes that would satisfy them. A file stored dense is judged by
+            the same rules; that it is stored dense is told where all others hold.
 
     Returns:
         The report; print it, or read `.operators`, `.tensors`, `.fully_placed`, ...
@@ -332,25 +368,36 @@ def inspect(
         False
         >>> print(report.left[0].name, report.left[0].reason)
         SOFTMAX XNNPACK runs SOFTMAX in float32 or float16; here it is int8.
+        >>> for violation in tfc.inspect("pruned.tflite", target="xnnpack-sparse").violations:
+        ...     print(violation.layers, violation.reason, violation.remedy)
 
-    Source: placement as measured on LiteRT 2.3.0 (`tfcompress.runtime.capabilities`).
+    Source: placement as measured on LiteRT 2.3.0 (`tfcompress.runtime.capabilities`); the rules of
+    the sparse kernels as compared on its aarch64 build (`tfcompress.runtime.sparse_rules`).
     """
-    capabilities.check_target(target)
+    if target not in TARGETS:
+        raise ConfigError(f"`target` must be one of {TARGETS}. Received: {target!r}")
     loaded = model if isinstance(model, TFLiteModel) else TFLiteModel(model)
     parsed = loaded.parsed
     operators: list[InspectedOperator] = []
     tensors: list[InspectedTensor] = []
     groups: list[Partition] = []
     counted = _Totals()
+    violations = sparse_rules.violations(parsed) if target == SPARSE else []
     for graph in parsed.subgraphs:
-        decisions = capabilities.decide_all(parsed, graph, target)
+        names = LayerNames(parsed, graph, Surroundings(parsed, graph))
+        decisions = (
+            _sparse_decisions(graph, violations, names)
+            if target == SPARSE
+            else capabilities.decide_all(parsed, graph, target)
+        )
         operators += [
-            _operator(parsed, graph, operator, decision)
+            _operator(parsed, graph, operator, decision, names.of(operator))
             for operator, decision in zip(graph.operators, decisions, strict=True)
         ]
         weights = _weights(graph)
         tensors += [_tensor(parsed, graph, tensor, weights, counted) for tensor in graph.tensors]
-        taken = [decision.placed for decision in decisions]
+        # Sparse kernels compute all that they are proven for, or nothing.
+        taken = [decision.placed and not violations for decision in decisions]
         groups += [Partition(graph.index, indices) for indices in group(graph, taken)]
     return InspectionReport(
         name=loaded.name,
@@ -364,8 +411,31 @@ def inspect(
         sparsity=counted.zeros / counted.weights if counted.weights else 0.0,
         float_tensors=loaded.float_tensors,
         subgraphs=len(parsed.subgraphs),
+        violations=violations,
         model=loaded,
     )
+
+
+def _sparse_decisions(
+    graph: schema.SubGraph, violations: Sequence[Violation], names: LayerNames
+) -> list[capabilities.Decision]:
+    """What the violations mean for each operator of a subgraph."""
+    found: dict[int, list[Violation]] = {}
+    for violation in violations:
+        for subgraph, index in violation.operators:
+            if subgraph == graph.index:
+                found.setdefault(index, []).append(violation)
+    return [
+        capabilities.Decision(
+            False,
+            "; ".join(violation.reason for violation in found[operator.index]),
+            " ".join(v.remedy_for(names.of(operator)) for v in found[operator.index]),
+            found[operator.index][0].rule,
+        )
+        if operator.index in found
+        else capabilities.PLACED
+        for operator in graph.operators
+    ]
 
 
 @dataclass
@@ -384,6 +454,7 @@ def _operator(
     graph: schema.SubGraph,
     operator: schema.Operator,
     decision: capabilities.Decision,
+    layer: str,
 ) -> InspectedOperator:
     inputs = [graph.tensors[i] if i >= 0 else None for i in operator.inputs]
     outputs = [graph.tensors[i] for i in operator.outputs]
@@ -404,6 +475,7 @@ def _operator(
         placed=decision.placed,
         reason=decision.reason,
         remedy=decision.remedy,
+        layer=layer,
     )
 
 

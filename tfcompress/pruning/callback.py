@@ -14,6 +14,7 @@ from tfcompress.pruning.settings import PruningSettings
 from tfcompress.pruning.tensorboard import SparsityWriter
 from tfcompress.report import CompressionReport
 from tfcompress.scope import ScopeLike
+from tfcompress.variables import value_of
 
 
 class PruningCallback(keras.callbacks.Callback):
@@ -164,7 +165,7 @@ class PruningCallback(keras.callbacks.Callback):
             return
         self.finish()
         self._log()
-        steps, end = int(self.model.optimizer.iterations), self._pruner.end_step
+        steps, end = int(value_of(self.model.optimizer.iterations)), self._pruner.end_step
         if end > steps:
             final = self._pruner.final_sparsity
             wanted = "the final sparsity" if final is None else f"{final:.1%}"
@@ -183,7 +184,7 @@ class PruningCallback(keras.callbacks.Callback):
     def _log(self) -> None:
         if self._writer is not None and self._pruner is not None:
             self._writer.write(
-                int(self.model.optimizer.iterations),
+                int(value_of(self.model.optimizer.iterations)),
                 self._pruner.sparsity,
                 self._pruner.layer_sparsity,
             )

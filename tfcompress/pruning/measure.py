@@ -6,6 +6,7 @@ import keras
 
 from tfcompress import registry
 from tfcompress.keras3 import check_keras3
+from tfcompress.variables import value_of
 
 
 def sparsity(model: keras.Model) -> dict[str, float]:
@@ -29,7 +30,7 @@ def sparsity(model: keras.Model) -> dict[str, float]:
     result: dict[str, float] = {}
     zeros = size = 0
     for path, layer in registry.walk(model):
-        kernels = [keras.ops.convert_to_numpy(kernel) for kernel in registry.kernels(layer)]
+        kernels = [value_of(kernel) for kernel in registry.kernels(layer)]
         if kernels:
             own = sum(int((kernel == 0).sum()) for kernel in kernels)
             count = sum(kernel.size for kernel in kernels)

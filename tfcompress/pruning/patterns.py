@@ -24,10 +24,13 @@ class Units:
     Attributes:
         scores: importance of each unit, 1-D; infinite where a unit must stay.
         sizes: weights in each unit, 1-D.
+        gone: which are masked already, 1-D bool: of equal scores they go first, so that a mask
+            changes no more than its scores do.
     """
 
     scores: np.ndarray
     sizes: np.ndarray
+    gone: np.ndarray
 
 
 class Pattern(ABC):
@@ -36,8 +39,8 @@ class Pattern(ABC):
     limit: float = 1.0
 
     @abstractmethod
-    def units(self, scores: np.ndarray) -> Units:
-        """Units of a kernel's scores, both as `(spatial, inputs, outputs)`."""
+    def units(self, scores: np.ndarray, mask: np.ndarray) -> Units:
+        """Units of a kernel's scores and mask so far, both `(spatial, inputs, outputs)`."""
 
     @abstractmethod
     def pooled(self, values: np.ndarray) -> np.ndarray:
@@ -55,10 +58,10 @@ class Pattern(ABC):
 class Unstructured(Pattern):
     """Each weight for itself."""
 
-    def units(self, scores: np.ndarray) -> Units:
+    def units(self, scores: np.ndarray, mask: np.ndarray) -> Units:
         """One unit for each weight, in memory order."""
         flat = scores.reshape(-1)
-        return Units(flat, np.ones(flat.shape, np.int64))
+        return Units(flat, np.ones(flat.shape, np.int64), ~mask.reshape(-1))
 
     def pooled(self, values: np.ndarray) -> np.ndarray:
         """The values themselves."""
@@ -98,9 +101,10 @@ class Blocks(Pattern):
     def _sizes(self, shape: tuple[int, ...]) -> np.ndarray:
         return self._blocks(np.ones(shape, np.int64), 0).sum(-1).astype(np.int64).reshape(-1)
 
-    def units(self, scores: np.ndarray) -> Units:
+    def units(self, scores: np.ndarray, mask: np.ndarray) -> Units:
         """One unit for each block."""
-        return Units(self.pooled(scores), self._sizes(scores.shape))
+        gone = ~self._blocks(mask, 0.0).any(-1).reshape(-1)
+        return Units(self.pooled(scores), self._sizes(scores.shape), gone)
 
     def pooled(self, values: np.ndarray) -> np.ndarray:
         """Mean or largest value of each block."""
@@ -135,19 +139,24 @@ class NofM(Pattern):
         self.keep, self.group = keep, group
         self.limit = 1.0 - keep / group
 
-    def units(self, scores: np.ndarray) -> Units:
+    def units(self, scores: np.ndarray, mask: np.ndarray) -> Units:
         """One unit for each weight; those that a group keeps have an infinite score."""
-        spatial, inputs, outputs = scores.shape
-        groups = -(-inputs // self.group)
-        padded = np.full((spatial, groups * self.group, outputs), -np.inf, np.float64)
-        padded[:, :inputs] = scores
-        grouped = padded.reshape(spatial, groups, self.group, outputs)
-        # Stable: of equal scores the last stay, as everywhere the first go first.
-        order = np.argsort(grouped, axis=2, kind="stable")
+        grouped = self._grouped(scores, -np.inf)
+        # Of equal scores the last stay, as everywhere the first go first; masked ones before all.
+        order = np.lexsort((self._grouped(mask, 0.0), grouped), axis=2)
         best = order[:, :, self.group - self.keep :]
         np.put_along_axis(grouped, best, np.inf, axis=2)
-        flat = padded.reshape(spatial, -1, outputs)[:, :inputs].reshape(-1)
-        return Units(flat, np.ones(flat.shape, np.int64))
+        spatial, inputs, outputs = scores.shape
+        flat = grouped.reshape(spatial, -1, outputs)[:, :inputs].reshape(-1)
+        return Units(flat, np.ones(flat.shape, np.int64), ~mask.reshape(-1))
+
+    def _grouped(self, values: np.ndarray, fill: float) -> np.ndarray:
+        """Values as (spatial, groups, weights of a group, outputs), filled up at the end."""
+        spatial, inputs, outputs = values.shape
+        groups = -(-inputs // self.group)
+        padded = np.full((spatial, groups * self.group, outputs), fill, np.float64)
+        padded[:, :inputs] = values
+        return padded.reshape(spatial, groups, self.group, outputs)
 
     def pooled(self, values: np.ndarray) -> np.ndarray:
         """The values themselves."""

@@ -97,10 +97,11 @@ def _nearest(units: Units, zeros: int) -> int:
     """How many of the lowest units make the number of zeros nearest to that (half: fewer)."""
     if (units.sizes == 1).all():
         return min(int(zeros), int(np.isfinite(units.scores).sum()))
-    return _prefix(_ascending(units)[1], zeros)
+    return prefix(_ascending(units)[1], zeros)
 
 
-def _prefix(sizes: np.ndarray, zeros: int) -> int:
+def prefix(sizes: np.ndarray, zeros: int) -> int:
+    """How many of the first units add up to the number nearest to that (half: fewer)."""
     sums = np.concatenate([[0], np.cumsum(sizes)])
     return int(np.argmin(np.abs(sums - zeros)))
 
@@ -136,8 +137,8 @@ def _globally(
     for kernel in units:
         ascending, own = _ascending(kernel)
         total = int(kernel.sizes.sum())
-        first = _prefix(own, zeros_for(min(floor, sparsity), total))
-        last = _prefix(own, zeros_for(cap, total))
+        first = prefix(own, zeros_for(min(floor, sparsity), total))
+        last = prefix(own, zeros_for(cap, total))
         chosen.append(first)
         given += int(own[:first].sum())
         # A kernel's units stay in their order, so what is taken of it is its lowest.
@@ -146,6 +147,6 @@ def _globally(
     wanted = zeros_for(sparsity, sum(int(u.sizes.sum()) for u in units))
     owner = np.concatenate([np.full(s.shape, i) for i, s in enumerate(scores)])
     order = np.argsort(np.concatenate(scores), kind="stable")
-    taken = order[: _prefix(np.concatenate(sizes)[order], wanted - given)]
+    taken = order[: prefix(np.concatenate(sizes)[order], wanted - given)]
     counts = np.bincount(owner[taken], minlength=len(units))
     return [int(first + count) for first, count in zip(chosen, counts, strict=True)]

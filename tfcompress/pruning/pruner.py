@@ -21,6 +21,7 @@ from tfcompress.pruning.state import PruningState
 from tfcompress.pruning.targets import Group, Target, choose
 from tfcompress.pruning.watcher import UpdateWatcher, masked
 from tfcompress.report import CompressionReport
+from tfcompress.variables import value_of
 
 
 class _Masked(keras.constraints.Constraint):
@@ -177,10 +178,10 @@ class Pruner:
         Returns:
             Whether masks were computed anew.
         """
-        now = int(step)
+        now = int(value_of(step))
         changed = False
         for group in self.groups:
-            last = int(keras.ops.convert_to_numpy(group.last))
+            last = int(value_of(group.last))
             if group.settings.schedule.due(now, None if last < 0 else last):
                 changed = self._update(group, now, last) or changed
         if changed:
@@ -190,7 +191,7 @@ class Pruner:
     def _update(self, group: Group, now: int, last: int) -> bool:
         seen = 1.0
         if group.settings.watches:
-            seen = float(keras.ops.convert_to_numpy(group.seen))
+            seen = float(value_of(group.seen))
             first = last < 0 and not group.settings.criterion.watches
             if seen == 0.0 and not first:
                 return False  # no gradient yet: at the next step, then
@@ -206,21 +207,21 @@ class Pruner:
         return True
 
     def _evidence(self, target: Target, seen: float, masked_before: bool) -> Evidence:
-        weights = keras.ops.convert_to_numpy(target.variable).astype(np.float32)
+        weights = value_of(target.variable).astype(np.float32)
         if not np.isfinite(weights).all():
             raise DataError(
                 f"Weights must be finite to be pruned. Received: NaN or infinite values in "
                 f"{target.variable.path!r}. Training has diverged: lower the learning rate."
             )
-        mask = keras.ops.convert_to_numpy(target.mask)
+        mask = value_of(target.mask)
         if masked_before and weights[~mask].any():
             self._warn_unheld(target)
             weights = np.where(mask, weights, np.float32(0))
         gradients, products = target.gradients, target.products
         return Evidence(
             weights,
-            None if gradients is None else keras.ops.convert_to_numpy(gradients) / seen,
-            None if products is None else keras.ops.convert_to_numpy(products) / seen,
+            None if gradients is None else value_of(gradients) / seen,
+            None if products is None else value_of(products) / seen,
         )
 
     def _warn_unheld(self, target: Target) -> None:
@@ -242,14 +243,16 @@ class Pruner:
             to_matrix(settings.criterion.score(known), target.axes)
             for known, target in zip(evidence, targets, strict=True)
         ]
-        units = [settings.pattern.units(matrix) for matrix in matrices]
+        before = [to_matrix(value_of(target.mask), target.axes) for target in targets]
+        units = [
+            settings.pattern.units(matrix, mask)
+            for matrix, mask in zip(matrices, before, strict=True)
+        ]
         if settings.regrows and last >= 0:
             kept = [
                 moved(
-                    settings.pattern,
                     own,
-                    to_matrix(keras.ops.convert_to_numpy(target.mask), target.axes),
-                    to_matrix(np.abs(_gradients(known)), target.axes),
+                    settings.pattern.pooled(to_matrix(np.abs(_gradients(known)), target.axes)),
                     settings.schedule.regrowth(now),
                 )
                 for own, target, known in zip(units, targets, evidence, strict=True)
@@ -259,7 +262,9 @@ class Pruner:
             counts = share(
                 units, [target.dims for target in targets], sparsity, settings.floor, settings.cap
             )
-            kept = [lowest_mask(own.scores, n) for own, n in zip(units, counts, strict=True)]
+            kept = [
+                lowest_mask(own.scores, n, own.gone) for own, n in zip(units, counts, strict=True)
+            ]
         return [
             from_matrix(
                 settings.pattern.expand(units_kept, matrix.shape),
@@ -272,8 +277,8 @@ class Pruner:
     @staticmethod
     def _assign(target: Target, mask: np.ndarray, weights: np.ndarray) -> None:
         if target.aside is not None:
-            before = keras.ops.convert_to_numpy(target.mask)
-            aside = keras.ops.convert_to_numpy(target.aside)
+            before = value_of(target.mask)
+            aside = value_of(target.aside)
             current = np.where(before, weights, aside)
             target.aside.assign(current)
             target.variable.assign(np.where(mask, current, np.float32(0)))
@@ -295,11 +300,11 @@ class Pruner:
     def apply(self) -> None:
         """Sets the masked weights to zero now, and those of the optimizer's moving averages."""
         for target in self._targets:
-            mask = keras.ops.convert_to_numpy(target.mask)
+            mask = value_of(target.mask)
             averages = [self._watcher.average(target.variable)] if self._watcher else []
             for variable in [target.variable, *averages]:
                 if variable is not None:
-                    value = keras.ops.convert_to_numpy(variable)
+                    value = value_of(variable)
                     variable.assign(np.where(mask, value, np.zeros((), value.dtype)))
 
     def finish(self) -> None:
@@ -316,7 +321,7 @@ class Pruner:
         """Share of zeros in the pruned kernels of each layer, by its path."""
         counts: dict[str, list[int]] = {}
         for target in self._targets:
-            value = keras.ops.convert_to_numpy(target.variable)
+            value = value_of(target.variable)
             zeros, size = counts.setdefault(target.path, [0, 0])
             counts[target.path] = [zeros + int((value == 0).sum()), size + value.size]
         return {path: zeros / size for path, (zeros, size) in counts.items()}
@@ -326,7 +331,7 @@ class Pruner:
         """Share of zeros in the pruned kernels together."""
         zeros = size = 0
         for target in self._targets:
-            value = keras.ops.convert_to_numpy(target.variable)
+            value = value_of(target.variable)
             zeros += int((value == 0).sum())
             size += value.size
         return zeros / size

@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from tfcompress.variables import value_of
+
 _ATTRIBUTE = "_pruning_state"
 
 
@@ -31,7 +33,7 @@ class PruningState(keras.layers.Layer):
     def save_own_variables(self, store: Any) -> None:
         """Keras's hook: writes the variables by their order."""
         for index, variable in enumerate(self._kept):
-            store[str(index)] = keras.ops.convert_to_numpy(variable)
+            store[str(index)] = value_of(variable)
 
     def load_own_variables(self, store: Any) -> None:
         """Keras's hook: reads them, if the file has them and they are of this pruning."""

@@ -62,9 +62,9 @@ class UpdateWatcher:
         for group in self._watching:
             group.seen.assign_add(keras.ops.cast(group.open, "float32"))
         for gradient, variable in zip(grads, variables, strict=True):
-            group, target = self._owners.get(id(variable), (None, None))
-            if group is None or target is None or gradient is None:
+            if id(variable) not in self._owners or gradient is None:
                 continue
+            group, target = self._owners[id(variable)]
             if target.products is not None or target.gradients is not None:
                 _add(group, target, gradient)
 
@@ -72,10 +72,9 @@ class UpdateWatcher:
         if not self._optimizer.use_ema:
             return
         for variable in variables:
-            target = self._owners.get(id(variable), (None, None))[1]
-            if target is not None:
+            if id(variable) in self._owners:
                 average = self.average(variable)
-                average.assign(masked(average, target.mask))
+                average.assign(masked(average, self._owners[id(variable)][1].mask))
 
     def average(self, variable: Any) -> Any:
         """The optimizer's moving average of a kernel; None if it keeps none."""

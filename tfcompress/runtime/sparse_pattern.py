@@ -33,7 +33,8 @@ class Wrong(NamedTuple):
     Attributes:
         rule: the rule's name, such as `"padding"`.
         reason: what the rule asks for and what is there.
-        remedy: the change that satisfies it, as sentences; "{layer}" stands for the layer's name.
+        remedy: the change that satisfies it, as sentences; "'{layer}'" stands for the layer's
+            name.
     """
 
     rule: str
@@ -230,7 +231,7 @@ def _first_convolution(walk: Walk, operator: Operator) -> Wrong | None:
             "tfc.models.mobilenet(sparse_friendly=True) begins, and train it so."
         )
     if _is_odd(walk, operator):
-        remedy = _ODD_REMEDY if kind else f"{remedy} {_ODD_REMEDY}"
+        remedy = _ODD_IMAGE_REMEDY if kind else f"{remedy} {_ODD_REMEDY}"
     return Wrong(
         "first convolution",
         "the first convolution must be 3x3 with stride 2 on 3 channels, as ZeroPadding2D(1) and "
@@ -404,6 +405,11 @@ _JOINS: Final = "joins the image with what follows its mean"
 _ODD_REMEDY: Final = (
     "Choose an input size that leaves an even side in front of '{layer}': a multiple of 32 on one "
     "side is right for five strides."
+)
+_ODD_IMAGE_REMEDY: Final = (
+    "Build the model for an image of one row more, put ZeroPadding2D(1) in front of '{layer}', "
+    "give it padding='valid', and fill that last row with the zeros that '{layer}' would add: the "
+    "weights and its outputs stay the same."
 )
 _CONSTANT: Final = Wrong(
     "operator",

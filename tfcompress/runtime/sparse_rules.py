@@ -57,18 +57,25 @@ class Violation:
     Attributes:
         rule: the rule's name, such as `"padding"`, `"zeros"` or `"storage"`.
         reason: what the rule asks for and what is there.
-        remedy: the change that satisfies it, naming the layers.
+        change: the change that satisfies it; "'{layer}'" stands for the layer's name.
         layers: the layers concerned, as far as the file tells their names.
         operators: (subgraph, index) of the operators concerned.
-        structural: whether it lies in what the model computes, and not in weights or storage.
     """
 
     rule: str
     reason: str
-    remedy: str
+    change: str
     layers: tuple[str, ...]
     operators: tuple[Place, ...]
-    structural: bool = True
+
+    @property
+    def remedy(self) -> str:
+        """The change that satisfies the rule, naming the layers."""
+        return self.remedy_for(*self.layers)
+
+    def remedy_for(self, *layers: str) -> str:
+        """The change that satisfies the rule in some of the layers."""
+        return self.change.replace("'{layer}'", listed(layers))
 
     def __str__(self) -> str:
         return f"{listed(self.layers)}: {self.reason}" if self.layers else self.reason
@@ -154,13 +161,16 @@ def refusals(model: Model, precision: str) -> list[str]:
 
 
 def pointwise(model: Model) -> list[Pointwise]:
-    """The 1x1 convolutions of a file, each kernel once: what would be stored and run sparse."""
+    """The 1x1 convolutions of a file: what would be stored and run sparse."""
     if len(model.subgraphs) != 1:
         return []
     walk = Walk(model)
+    # Layers with equal kernels read one tensor of the file: go by what reads it.
+    kernels = {operator.inputs[1]: values for operator, values in walk.pointwise()}
     return [
         Pointwise(walk.names.of(operator), values.reshape(len(values), -1))
-        for operator, values in walk.pointwise()
+        for operator in walk.graph.operators
+        if operator.name == "CONV_2D" and (values := kernels.get(operator.inputs[1])) is not None
     ]
 
 
@@ -178,18 +188,10 @@ def _grouped(walk: Walk, broken: Iterable[tuple[Operator, Wrong]]) -> list[Viola
     return [_violation(walk, wrong, operators) for wrong, operators in groups.items()]
 
 
-def _violation(
-    walk: Walk, wrong: Wrong, operators: Sequence[Operator], *, structural: bool = True
-) -> Violation:
+def _violation(walk: Walk, wrong: Wrong, operators: Sequence[Operator]) -> Violation:
     layers = tuple(dict.fromkeys(walk.names.of(operator) for operator in operators))
-    return Violation(
-        wrong.rule,
-        wrong.reason,
-        wrong.remedy.replace("'{layer}'", listed(layers)),
-        layers,
-        tuple((walk.graph.index, operator.index) for operator in operators),
-        structural,
-    )
+    places = tuple((walk.graph.index, operator.index) for operator in operators)
+    return Violation(wrong.rule, wrong.reason, wrong.remedy, layers, places)
 
 
 # -- the weights --------------------------------------------------------------------------------
@@ -203,7 +205,7 @@ def _unsafe(walk: Walk, sparse: list[Operator]) -> Violation:
         "Do not ship this file: convert the model again with tfc.convert(sparse=True), which "
         "stores it dense where sparse is not safe.",
     )
-    return _violation(walk, wrong, sparse, structural=False)
+    return _violation(walk, wrong, sparse)
 
 
 def _too_few_zeros(walk: Walk) -> list[Violation]:
@@ -226,7 +228,7 @@ def _too_few_zeros(walk: Walk) -> list[Violation]:
     below = [operator for operator, values in kernels if 3 * _zeros(values) <= 2 * values.size]
     ends = [walk.surroundings.producers.get(index) for index in walk.graph.outputs]
     concerned = below or [operator for operator in ends if operator is not None]
-    return [_violation(walk, wrong, concerned, structural=False)]
+    return [_violation(walk, wrong, concerned)]
 
 
 def _dense_storage(walk: Walk) -> list[Violation]:
@@ -237,7 +239,7 @@ def _dense_storage(walk: Walk) -> list[Violation]:
         "Convert the model with tfc.convert(model, sparse=True).",
     )
     operators = [operator for operator, _ in walk.pointwise()]
-    return [_violation(walk, wrong, operators, structural=False)]
+    return [_violation(walk, wrong, operators)]
 
 
 def _growth(walk: Walk) -> list[str]:
@@ -277,7 +279,7 @@ def _encoded_wrongly(walk: Walk, *, stored: bool) -> list[Violation]:
             "less, or remove it",
             "Prune '{layer}' less, or take it out of the model.",
         )
-        found.append(_violation(walk, wrong, empty, structural=False))
+        found.append(_violation(walk, wrong, empty))
     if blocks:
         wrong = Wrong(
             "blocks",
@@ -286,7 +288,7 @@ def _encoded_wrongly(walk: Walk, *, stored: bool) -> list[Violation]:
             "not at all",
             "Prune '{layer}' without a block pattern, or not at all: exclude it.",
         )
-        found.append(_violation(walk, wrong, blocks, structural=False))
+        found.append(_violation(walk, wrong, blocks))
     return found
 
 

@@ -1,0 +1,247 @@
+"""Copying models of every kind, with other layers put in place on the way."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from tfcompress.errors import CompressError, ModelTypeError
+from tfcompress.graph import attributes
+from tfcompress.graph.state import copy_state
+
+# (layer of the original, its fresh copy) -> what stands in the copy's place in the new model.
+Wrap = Callable[[Any, Any], Any]
+# Layer of the original -> the layer that is copied in its stead.
+Unwrap = Callable[[Any], Any]
+
+
+@dataclass
+class Copy:
+    """A copied model.
+
+    Attributes:
+        model: the copy, not compiled.
+        layers: `id` of each layer that was copied (as `unwrap` gave it) to its copy.
+        shared: layers that could not be copied and now belong to both models, and why.
+        notes: what else is not as in the original.
+    """
+
+    model: Any = None
+    layers: dict[int, Any] = field(default_factory=dict)
+    shared: list[tuple[Any, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def copy_model(model: keras.Model, *, wrap: Wrap | None = None, unwrap: Unwrap | None = None) -> Copy:
+    """A copy of a model with weights of its own and the same values in them.
+
+    Functional and Sequential models, with all that they nest, are copied by calling copies of
+    their layers; shared layers stay shared. Every other model and layer is rebuilt from its
+    config. A layer that cannot be rebuilt, as many people's own layers, is used as it is by both
+    models; `wrap` is not asked for it. What a class of tfcompress made of a model's class (its
+    `plain_class`) is copied as a model of that class.
+
+    Args:
+        model: a built model; it does not change.
+        wrap: puts something in place of a layer's copy.
+        unwrap: chooses what is copied in place of a layer.
+
+    Raises:
+        ModelTypeError: a subclassed model that cannot be rebuilt from its config, or that is not
+            the same model then.
+    """
+    copier = _Copier(wrap or (lambda layer, copy: copy), unwrap or (lambda layer: layer))
+    with _own_classes(model):
+        copier.result.model = copier.model(model)
+    return copier.result
+
+
+def plain_class(model: Any) -> type:
+    """The model's class, without what tfcompress has made of it."""
+    return getattr(type(model), "plain_class", type(model))
+
+
+def is_graph(layer: Any) -> bool:
+    """Whether it is a model whose layer calls are known."""
+    if isinstance(layer, keras.Sequential):
+        return getattr(layer, "_functional", None) is not None
+    return isinstance(layer, keras.Model) and hasattr(layer, "_run_through_graph")
+
+
+class _Copier:
+    def __init__(self, wrap: Wrap, unwrap: Unwrap) -> None:
+        self._wrap, self._unwrap = wrap, unwrap
+        self._made: dict[int, Any] = {}
+        self.result = Copy()
+
+    def model(self, model: Any) -> Any:
+        if isinstance(model, keras.Sequential) and is_graph(model):
+            return self._sequential(model)
+        if is_graph(model):
+            return self._functional(model)
+        return self._subclassed(model)
+
+    def _functional(self, model: Any) -> Any:
+        inputs = keras.tree.map_structure(_same_input, model.input)
+        outputs = model._run_through_graph(inputs, operation_fn=self._operation)
+        cls = plain_class(model)
+        options = {"name": model.name, "trainable": model.trainable}
+        if _takes_graph(cls):
+            copy = cls(inputs, outputs, **options)
+        else:
+            self._note_class(model, cls)
+            copy = keras.Model(inputs, outputs, **options)
+        return copy
+
+    def _sequential(self, model: Any) -> Any:
+        first = _same_input(model.inputs[0])
+        x = first
+        for layer in model.layers:
+            x = self._operation(layer)(x)
+        copies = [self._made[id(layer)] for layer in model.layers]
+        cls = plain_class(model)
+        if cls.__init__ is not keras.Sequential.__init__:
+            self._note_class(model, cls)
+            cls = keras.Sequential
+        copy = cls([first, *copies], name=model.name)
+        # Not through its setter, which would set every layer's.
+        copy._trainable = model.trainable
+        return copy
+
+    def _note_class(self, model: Any, cls: type) -> None:
+        self.result.notes.append(
+            f"{model.name!r} is no longer a {cls.__name__}, whose own __init__ makes its layers: "
+            "what that class overrides (train_step, ...) is not kept."
+        )
+
+    def _operation(self, operation: Any) -> Callable[..., Any]:
+        """The operation's copy; the first call makes it."""
+        if id(operation) in self._made:
+            return self._made[id(operation)]
+
+        def first_call(*args: Any, **kwargs: Any) -> Any:
+            source = self._unwrap(operation)
+            if is_graph(source):
+                made = self.model(source)
+                outputs = made(*args, **kwargs)
+            elif isinstance(source, keras.Layer):
+                made, outputs = self._layer(source, args, kwargs)
+            else:
+                made = _rebuilt_operation(source)
+                outputs = made(*args, **kwargs)
+            self._made[id(operation)] = made
+            return outputs
+
+        return first_call
+
+    def _layer(self, source: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        try:
+            copy = _rebuilt(source)
+            placed = self._wrap(source, copy)
+            outputs = placed(*args, **kwargs)  # builds it
+            copy_state(source, copy)
+        except CompressError:
+            raise
+        except Exception as error:
+            # Whatever a user's own layer raises; the model is not given up for it.
+            self.result.shared.append((source, _said(error)))
+            return source, source(*args, **kwargs)
+        self.result.layers[id(source)] = copy
+        return placed, outputs
+
+    def _subclassed(self, model: Any) -> Any:
+        """Rebuilt from its config; its attributes that are layers get their place-holders."""
+        cls = plain_class(model)
+        try:
+            with as_plain(model):
+                config = model.get_config()
+            copy = cls.from_config(config)
+            copies: list[tuple[Any, Any]] = []
+            for path, layer in attributes.layers(model):
+                source = self._unwrap(layer)
+                fresh = self._unwrap(attributes.get(copy, path))
+                if is_graph(source):
+                    placed = self._made.get(id(source)) or self.model(source)
+                    self._made[id(source)] = placed
+                else:
+                    if type(fresh) is not type(source):
+                        raise TypeError(f"{path} is a {type(fresh).__name__} after rebuilding")
+                    placed = self._made.get(id(source)) or self._wrap(source, fresh)
+                    self._made[id(source)] = placed
+                    copies.append((source, fresh))
+                attributes.put(copy, path, placed)
+            attributes.rebuild(copy, model)
+            for source, fresh in copies:
+                copy_state(source, fresh)
+                self.result.layers[id(source)] = fresh
+            attributes.copy_own_variables(model, copy)
+        except CompressError:
+            raise
+        except Exception as error:
+            raise ModelTypeError(
+                f"The subclassed model {model.name!r} ({cls.__name__}) cannot be copied: "
+                f"{_said(error)}. It must be rebuilt by {cls.__name__}.from_config(get_config()) "
+                "and build(input_shape) with layers in the same attributes. tfc.PruningCallback "
+                "and tfc.Pruner work on any model, in place."
+            ) from error
+        return copy
+
+
+@contextmanager
+def as_plain(model: Any) -> Iterator[None]:
+    """The model as an instance of its plain class, as whose it is to be asked for its config."""
+    own = model.__class__
+    model.__class__ = plain_class(model)
+    try:
+        yield
+    finally:
+        model.__class__ = own
+
+
+@contextmanager
+def _own_classes(model: Any) -> Iterator[None]:
+    """Lets configs name the classes of the model's layers, registered or not."""
+    classes = {type(layer) for layer in model._flatten_layers()}
+    own = {cls.__name__: cls for cls in classes if not cls.__module__.startswith("keras.")}
+    with keras.saving.custom_object_scope(own):
+        yield
+
+
+def _rebuilt(layer: Any) -> Any:
+    copy = type(layer).from_config(layer.get_config())
+    copy.name = layer.name
+    build_config = layer.get_build_config() if layer.built else None
+    if build_config:
+        copy.build_from_config(build_config)
+    return copy
+
+
+def _rebuilt_operation(operation: Any) -> Any:
+    """Operations have no state: one that cannot be rebuilt serves both models."""
+    try:
+        copy = type(operation).from_config(operation.get_config())
+        copy.name = operation.name
+        return copy
+    except Exception:
+        return operation
+
+
+def _same_input(tensor: Any) -> Any:
+    layer = tensor._keras_history.operation
+    return type(layer).from_config(layer.get_config()).output
+
+
+def _takes_graph(cls: type) -> bool:
+    """Whether the class is made from inputs and outputs, as keras.Model itself."""
+    spec = inspect.getfullargspec(cls.__init__)
+    return spec.args[1:] == ["inputs", "outputs", "name"] or bool(spec.varargs and spec.varkw)
+
+
+def _said(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")

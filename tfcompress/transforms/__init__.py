@@ -1,0 +1,1 @@
+"""Weight transforms: what a kernel goes through before its layer uses it, and who applies them."""

@@ -1,0 +1,46 @@
+"""`WeightTransform`: what is done to a kernel each time its layer uses it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import keras
+
+
+class WeightTransform(ABC):
+    """A function of one kernel, applied whenever its layer is called.
+
+    Several of them on one kernel are applied one after the other, each to what the one before it
+    made: mask, then centroids, then fake-quant. The gradient that reaches the kernel is what a
+    transform lets through; it says so itself.
+
+    Subclasses are registered with `keras.saving.register_keras_serializable("tfcompress")`.
+    """
+
+    @property
+    @abstractmethod
+    def variables(self) -> list[Any]:
+        """What it keeps, in the order in which it is saved; [] before `build`."""
+
+    @abstractmethod
+    def build(self, kernel: Any) -> None:
+        """Makes its variables for that kernel, from initializers (see `keras.Variable`)."""
+
+    @abstractmethod
+    def __call__(self, value: Any) -> Any:
+        """The transformed kernel, of the same shape and dtype."""
+
+    @classmethod
+    def driver(cls) -> type[keras.callbacks.Callback] | None:
+        """The callback class, made without arguments, that training needs; None for none."""
+        return None
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make it again, without its variables' values."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> WeightTransform:
+        """The inverse of `get_config`."""
+        return cls(**config)

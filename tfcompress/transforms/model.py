@@ -1,0 +1,136 @@
+"""`TransformedModel`: a model with wrapped layers, whose `fit` does what their transforms need."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import keras
+
+from tfcompress.graph import attributes
+from tfcompress.graph.copying import as_plain, is_graph
+from tfcompress.report import CompressionReport
+from tfcompress.transforms.wrapper import TransformedLayer, wrappers
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class TransformedModel:
+    """What verbs add to the class of the model that they return.
+
+    `fit` adds the callback that each kind of transform asks for, unless one of that class is
+    given. The model is otherwise what its `plain_class` makes of it, and is saved as that, with
+    what wraps its layers.
+
+    Attributes:
+        plain_class: the model's class as it was.
+    """
+
+    plain_class: type = keras.Model
+
+    @functools.cached_property
+    def _drivers(self) -> dict[type, keras.callbacks.Callback]:
+        return {}
+
+    @property
+    def compression_report(self) -> CompressionReport | None:
+        """What was done to which layer; after `fit` with what came out."""
+        for callback in self._drivers.values():
+            if getattr(callback, "report", None) is not None:
+                return callback.report
+        return getattr(self, "_verb_report", None)
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras's `fit`, driven."""
+        fit = super().fit  # type: ignore[misc]
+        bound = inspect.signature(fit).bind(*args, **kwargs)
+        bound.arguments["callbacks"] = self._driven(bound.arguments.get("callbacks"))
+        return fit(*bound.args, **bound.kwargs)
+
+    def _driven(self, callbacks: Any) -> Any:
+        whole = isinstance(callbacks, keras.callbacks.CallbackList)
+        given = list(callbacks.callbacks if whole else keras.tree.flatten(callbacks or []))
+        asked = {transform.driver() for w in wrappers(self) for transform in w.transforms}
+        for kind in asked - {None}:
+            if any(isinstance(callback, kind) for callback in given):
+                continue
+            driver = self._drivers.setdefault(kind, kind())
+            if whole:
+                driver.set_model(self)
+            # One that saves goes behind it, so that a save holds what it did at the same step.
+            given.insert(_before_savers(given), driver)
+        if whole:
+            callbacks.callbacks[:] = given
+            return callbacks
+        return given
+
+    def get_config(self) -> dict[str, Any]:
+        """The model as its plain class tells of it, and the wrappers in its attributes."""
+        with as_plain(self):
+            config = self.get_config()
+        cls = self.plain_class
+        keras_own = cls.__module__.startswith("keras.")
+        return {
+            "model": {
+                "module": cls.__module__,
+                "class_name": cls.__name__,
+                "registered_name": None
+                if keras_own
+                else keras.saving.get_registered_name(cls),
+                "config": config,
+            },
+            "layers": [] if is_graph(self) else _placed(self),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """The inverse of `get_config`."""
+        model = keras.saving.deserialize_keras_object(config["model"])
+        for row in config["layers"]:
+            path = tuple(row["path"])
+            if "model" in row:
+                placed = keras.saving.deserialize_keras_object(row["model"])
+            else:
+                placed = attributes.get(model, path)
+                if not isinstance(placed, TransformedLayer):
+                    placed = TransformedLayer.around(placed, row["transforms"])
+            attributes.put(model, path, placed)
+        return driven(model)
+
+
+def driven(model: keras.Model) -> Any:
+    """Makes the model, whose layers are wrapped, an instance of TransformedModel too."""
+    if not isinstance(model, TransformedModel):
+        model.__class__ = _driven_class(type(model))
+    return model
+
+
+@functools.cache
+def _driven_class(cls: type) -> type:
+    made = type(
+        f"Transformed{cls.__name__}",
+        (TransformedModel, cls),
+        {"plain_class": cls, "__module__": __name__, "__doc__": TransformedModel.__doc__},
+    )
+    # All of them are saved under one name, and loaded by the one class that is always there.
+    register = keras.saving.register_keras_serializable("tfcompress", TransformedModel.__name__)
+    register(made)
+    register(TransformedModel)
+    return made
+
+
+def _placed(model: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for path, layer in attributes.layers(model):
+        if isinstance(layer, TransformedLayer):
+            rows.append({"path": list(path), "transforms": layer.transforms_config()})
+        elif is_graph(layer) and wrappers(layer):
+            rows.append({"path": list(path), "model": keras.saving.serialize_keras_object(layer)})
+    return rows
+
+
+def _before_savers(callbacks: list[Any]) -> int:
+    for index, callback in enumerate(callbacks):
+        if getattr(callback, "goes_last", False):
+            return index
+    return len(callbacks)
