@@ -39,6 +39,8 @@ _HOMES = {
     "Resume": "resume",
     "Pruner": "pruning.pruner",
     "PruningCallback": "pruning.callback",
+    "prune": "pruning.prune",
+    "strip": "transforms.strip",
     "xnnpack_sparse_layers": "pruning.sparse_layers",
     "sparsity": "pruning.measure",
     "TFLiteModel": "runtime.model",

@@ -126,7 +126,7 @@ class _Copier:
 
         def first_call(*args: Any, **kwargs: Any) -> Any:
             source = self._unwrap(operation)
-            if is_graph(source):
+            if is_graph(source) or plain_class(source) is not type(source):
                 made = self.model(source)
                 outputs = made(*args, **kwargs)
             elif isinstance(source, keras.Layer):

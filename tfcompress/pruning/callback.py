@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from tfcompress.keras3 import check_keras3
-from tfcompress.pruning.pruner import Pruner
+from tfcompress.pruning.pruner import Pruner, check_nothing_given
 from tfcompress.pruning.settings import PruningSettings
 from tfcompress.pruning.tensorboard import SparsityWriter
 from tfcompress.report import CompressionReport
@@ -31,7 +31,8 @@ class PruningCallback(keras.callbacks.Callback):
         schedule: a schedule such as `PolynomialDecay`, a function `step -> sparsity`, or a dict
             scope -> schedule or None, such as `{"conv_*": PolynomialDecay(...), "head": None}`,
             whose first matching entry counts for a layer. Steps are updates of the optimizer, so
-            they count on over several calls of `fit`.
+            they count on over several calls of `fit`. None for a model that `tfc.prune` made:
+            then all of this is as it was told there.
         pattern: `"unstructured"`; `"block:RxC"`, blocks of R inputs by C outputs, their scores
             pooled by the mean (`"block:RxC:max"` by the maximum); or `"N:M"` such as `"2:4"`, at
             most N of M neighbouring inputs kept, in the layout that TFLite stores.
@@ -75,7 +76,7 @@ class PruningCallback(keras.callbacks.Callback):
 
     def __init__(
         self,
-        schedule: Any,
+        schedule: Any = None,
         *,
         pattern: Any = "unstructured",
         criterion: Any = "magnitude",
@@ -96,6 +97,9 @@ class PruningCallback(keras.callbacks.Callback):
             "cap": cap,
         }
         # Wrong arguments are told here, not in the middle of a script at `fit`.
+        if schedule is None:
+            check_nothing_given(**self._options, include=include, exclude=exclude)
+            schedule = {}
         for own in schedule.values() if isinstance(schedule, dict) else [schedule]:
             if own is not None or not isinstance(schedule, dict):
                 PruningSettings(own, **self._options)

@@ -40,6 +40,7 @@ class Criterion:
         once: whether the first scores are the only ones (SNIP).
         revives: whether masked weights keep their value aside and get it back when their score
             rises again (movement).
+        function: the user's own, where it is one.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Criterion:
     forgets: bool = True
     once: bool = False
     revives: bool = False
+    function: Callable[[Any, Any], Any] | None = None
 
     @property
     def watches(self) -> bool:
@@ -97,7 +99,9 @@ def as_criterion(criterion: Any) -> Criterion:
     if isinstance(criterion, str) and criterion in CRITERIA:
         return CRITERIA[criterion]
     if callable(criterion) and not isinstance(criterion, type):
-        return Criterion(_name(criterion), _checked(criterion), gradients=True)
+        return Criterion(
+            _name(criterion), _checked(criterion), gradients=True, function=criterion
+        )
     raise ConfigError(
         f"`criterion` must be one of {', '.join(map(repr, CRITERIA))}, or a function "
         "(weights, gradients) -> scores, whose lowest scores are masked first. "

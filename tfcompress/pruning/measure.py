@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 
 from tfcompress import registry
 from tfcompress.keras3 import check_keras3
+from tfcompress.transforms.mask import Mask
+from tfcompress.transforms.wrapper import transforms_of
 from tfcompress.variables import value_of
 
 
@@ -29,8 +32,14 @@ def sparsity(model: keras.Model) -> dict[str, float]:
     check_keras3(model)
     result: dict[str, float] = {}
     zeros = size = 0
+    masks = transforms_of(model, Mask)
     for path, layer in registry.walk(model):
-        kernels = [value_of(kernel) for kernel in registry.kernels(layer)]
+        kernels = [
+            np.where(value_of(masks[id(kernel)].mask), value_of(kernel), 0)
+            if id(kernel) in masks
+            else value_of(kernel)
+            for kernel in registry.kernels(layer)
+        ]
         if kernels:
             own = sum(int((kernel == 0).sum()) for kernel in kernels)
             count = sum(kernel.size for kernel in kernels)

@@ -18,7 +18,7 @@ from tfcompress.pruning.patterns import from_matrix, to_matrix
 from tfcompress.pruning.pooling import POOLINGS
 from tfcompress.pruning.regrowth import moved
 from tfcompress.pruning.state import PruningState
-from tfcompress.pruning.targets import Group, Target, choose
+from tfcompress.pruning.targets import Group, Target, choose, from_wrappers
 from tfcompress.pruning.watcher import UpdateWatcher, masked
 from tfcompress.report import CompressionReport
 from tfcompress.variables import value_of
@@ -26,6 +26,8 @@ from tfcompress.variables import value_of
 
 class _Masked(keras.constraints.Constraint):
     """A variable's constraint: the user's own first, then the mask."""
+
+    transient = True  # not for a copy of the model
 
     def __init__(self, mask: Any, inner: Callable[[Any], Any] | None) -> None:
         self.mask = mask
@@ -48,7 +50,8 @@ class Pruner:
         model: a built Keras 3 model; its weights are changed in place, as training does.
         schedule: a schedule such as `PolynomialDecay`, a function `step -> sparsity`, or a dict
             scope -> schedule or None, such as `{"conv_*": PolynomialDecay(...), "head": None}`,
-            whose first matching entry counts for a layer.
+            whose first matching entry counts for a layer. None for a model that `tfc.prune` made:
+            then all of this is as it was told there.
         pattern: `"unstructured"`; `"block:RxC"`, blocks of R inputs by C outputs, their scores
             pooled by the mean (`"block:RxC:max"` by the maximum); or `"N:M"`, at most N of M
             neighbouring inputs kept, in the layout that TFLite stores.
@@ -89,7 +92,7 @@ class Pruner:
     def __init__(
         self,
         model: keras.Model,
-        schedule: Any,
+        schedule: Any = None,
         *,
         pattern: Any = "unstructured",
         criterion: Any = "magnitude",
@@ -117,7 +120,11 @@ class Pruner:
         }
         # Variables made here follow the model's own onto every replica.
         with model.distribute_strategy.scope():
-            self.groups = choose(model, schedule, options, include, exclude, self.report)
+            if schedule is None:
+                check_nothing_given(**options, include=include, exclude=exclude)
+                self.groups = from_wrappers(model, self.report)
+            else:
+                self.groups = choose(model, schedule, options, include, exclude, self.report)
         self.report.settings.update(_described(self.groups))
         self._targets = [target for group in self.groups for target in group.targets]
         self._state = PruningState([v for group in self.groups for v in group.variables])
@@ -144,6 +151,8 @@ class Pruner:
                 own = own.inner
             target.own_constraint = own
             target.variable.constraint = _Masked(target.mask, target.own_constraint)
+            if target.wrapped is not None:
+                target.wrapped.driven = True
         self._state.attach(self.model)
         self.held = True
 
@@ -164,6 +173,8 @@ class Pruner:
             return
         for target in self._targets:
             target.variable.constraint = target.own_constraint
+            if target.wrapped is not None:
+                target.wrapped.driven = False
         if self._watcher is not None:
             self._watcher.detach()
         self._state.detach(self.model)
@@ -201,7 +212,7 @@ class Pruner:
         masks = self._masks(group, evidence, now, last)
         for target, mask, known in zip(group.targets, masks, evidence, strict=True):
             self._assign(target, mask, known.weights)
-        group.last.assign(now)
+        group.updated(now)
         if group.settings.watches:
             self._forget(group)
         return True
@@ -347,6 +358,30 @@ class Pruner:
             own = sum(int(np.prod(t.variable.shape)) for t in group.targets)
             zeros, size = zeros + final * own, size + own
         return zeros / size
+
+
+def check_nothing_given(**options: Any) -> None:
+    """Checks that nothing is given beside `schedule=None`.
+
+    Raises:
+        ConfigError: something is, and would be of no effect.
+    """
+    given = [name for name, value in options.items() if value != _DEFAULTS.get(name)]
+    if given:
+        raise ConfigError(
+            "With schedule=None all is as tfc.prune was told, so nothing else can be given. "
+            f"Received: {', '.join(f'{name}={options[name]!r}' for name in given)}. Give it to "
+            "tfc.prune, or give a schedule too."
+        )
+
+
+_DEFAULTS = {
+    "pattern": "unstructured",
+    "criterion": "magnitude",
+    "pooling": "layer",
+    "floor": 0.0,
+    "cap": 1.0,
+}
 
 
 def _gradients(known: Evidence) -> np.ndarray:

@@ -9,6 +9,12 @@ from tfcompress.errors import ConfigError
 from tfcompress.pruning.criteria import Criterion, as_criterion
 from tfcompress.pruning.patterns import NofM, Pattern, as_pattern
 from tfcompress.pruning.pooling import POOLINGS
+from tfcompress.pruning.serialization import (
+    criterion_config,
+    criterion_from_config,
+    schedule_config,
+    schedule_from_config,
+)
 from tfcompress.schedules import Schedule, as_schedule
 
 
@@ -107,6 +113,30 @@ class PruningSettings:
             )
         # What a function asks for beyond N:M cannot be had; checked above for schedules.
         return target
+
+    def get_config(self) -> dict[str, Any]:
+        """The settings as plain values.
+
+        Raises:
+            ConfigError: a schedule or criterion of the user's own that is not registered.
+        """
+        return {
+            "schedule": schedule_config(self.schedule),
+            "pattern": str(self.pattern),
+            "criterion": criterion_config(self.criterion),
+            "pooling": self.pooling,
+            "floor": self.floor,
+            "cap": self.cap,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> PruningSettings:
+        """The inverse of `get_config`."""
+        return cls(
+            schedule_from_config(config["schedule"]),
+            criterion=criterion_from_config(config["criterion"]),
+            **{name: config[name] for name in ("pattern", "pooling", "floor", "cap")},
+        )
 
     def describe(self) -> dict[str, Any]:
         """The settings as text and numbers, those at their default left away."""

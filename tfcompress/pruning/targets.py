@@ -6,14 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfcompress import registry, scope
 from tfcompress.errors import ConfigError, ScopeError
+from tfcompress.pruning.kept import beside_kernel, for_group, new_mask
 from tfcompress.pruning.patterns import to_matrix
 from tfcompress.pruning.settings import PruningSettings
+from tfcompress.pruning.wrapped import PruningMask
 from tfcompress.report import CompressionReport
+from tfcompress.transforms.wrapper import transforms_of
 
 Layers = list[tuple[str, Any]]
 
@@ -31,16 +33,18 @@ class Target:
         gradients: sum of the gradients since the last mask update, likewise.
         aside: values of the masked weights, for a criterion that revives them.
         own_constraint: the user's constraint of the kernel.
+        wrapped: what `tfc.prune` has put into the layer's wrapper; None in a plain layer.
     """
 
     path: str
     variable: Any
     axes: str
-    mask: Any
+    mask: Any = None
     products: Any = None
     gradients: Any = None
     aside: Any = None
     own_constraint: Any = None
+    wrapped: PruningMask | None = None
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -56,9 +60,14 @@ class Target:
 
     @property
     def variables(self) -> list[Any]:
-        """All that is kept beside the kernel."""
+        """All that is kept beside the kernel and is not saved with the layer itself."""
+        held = self.wrapped.variables if self.wrapped is not None else []
         kept = (self.mask, self.products, self.gradients, self.aside)
-        return [variable for variable in kept if variable is not None]
+        return [
+            variable
+            for variable in kept
+            if variable is not None and not any(variable is own for own in held)
+        ]
 
 
 @dataclass
@@ -78,50 +87,45 @@ class Group:
     last: Any = None
     seen: Any = None
     open: Any = None
+    _own: list[Any] = field(default_factory=list)
 
     def create(self, targets: Iterable[Target]) -> None:
         """Takes the targets and makes the variables that its settings ask for."""
         self.targets = list(targets)
-        self.last = _state(np.array(-1, "int64"), "last_update")
-        if self.settings.watches:
-            self.open = _state(np.array(True), "open")
-            self.seen = _summed(np.zeros((), "float32"), "seen")
-        criterion = self.settings.criterion
+        together = for_group(self.settings)
+        self._own = list(together.values())
+        _take(self, together)
         for target in self.targets:
-            zeros = np.zeros(target.variable.shape, "float32")
-            if criterion.products:
-                target.products = _summed(zeros, "products")
-            if criterion.gradients or self.settings.regrows:
-                target.gradients = _summed(zeros, "gradients")
-            if criterion.revives:
-                target.aside = _state(zeros, "aside")
+            shape = tuple(target.variable.shape)
+            target.mask = target.wrapped.mask if target.wrapped else new_mask(shape)
+            _take(target, beside_kernel(self.settings, shape))
+
+    def adopt(self, targets: Iterable[Target]) -> None:
+        """Takes targets in wrapped layers, with the variables that these hold."""
+        self.targets = list(targets)
+        for target in self.targets:
+            assert target.wrapped is not None
+            target.mask = target.wrapped.mask
+            _take(target, target.wrapped.beside)
+        assert self.targets[0].wrapped is not None
+        _take(self, self.targets[0].wrapped.together)
+
+    def updated(self, step: int) -> None:
+        """Notes the step of a mask update."""
+        self.last.assign(step)
+        for target in self.targets:
+            if target.wrapped is not None and not self._own:
+                target.wrapped.together["last"].assign(step)
 
     @property
     def variables(self) -> list[Any]:
-        """Everything that a resumed training needs."""
-        own = [variable for variable in (self.last, self.seen, self.open) if variable is not None]
-        return own + [variable for target in self.targets for variable in target.variables]
+        """Everything that a resumed training needs and is not saved with the layers."""
+        return self._own + [variable for target in self.targets for variable in target.variables]
 
 
-def new_mask(kernel: Any) -> Any:
-    """A mask that keeps everything."""
-    return _state(np.ones(kernel.shape, bool), "pruning_mask")
-
-
-def _state(value: np.ndarray, name: str) -> Any:
-    return keras.Variable(value, dtype=str(value.dtype), trainable=False, name=name)
-
-
-def _summed(value: np.ndarray, name: str) -> Any:
-    """A variable that each replica adds its own share to."""
-    return keras.Variable(
-        value,
-        dtype=str(value.dtype),
-        trainable=False,
-        name=name,
-        synchronization="on_read",
-        aggregation="sum",
-    )
+def _take(holder: Any, variables: dict[str, Any]) -> None:
+    for name, variable in variables.items():
+        setattr(holder, name, variable)
 
 
 def choose(
@@ -142,7 +146,25 @@ def choose(
         exclude: layers to leave alone.
         report: gets an entry for each layer with weights.
     """
+    groups = []
+    for settings, targets in select(model, schedule, options, include, exclude, report):
+        group = Group(settings)
+        group.create(targets)
+        groups.append(group)
+    return groups
+
+
+def select(
+    model: Any,
+    schedule: Any,
+    options: dict[str, Any],
+    include: scope.ScopeLike,
+    exclude: scope.ScopeLike,
+    report: CompressionReport,
+) -> list[tuple[PruningSettings, list[Target]]]:
+    """What `choose` makes groups of: kernels and their settings, without new variables."""
     layers = registry.walk(model)
+    held = transforms_of(model, PruningMask)
     by_schedule = _schedules(schedule, options, layers)
     included = scope.resolve(include, layers, "include")
     excluded = scope.resolve(exclude, layers, "exclude")
@@ -167,11 +189,11 @@ def choose(
         assert settings is not None
         fresh = []
         for variable in kernels:
-            target = Target(path, variable, registry.axes(layer, variable), None)
+            axes = registry.axes(layer, variable)
+            target = Target(path, variable, axes, wrapped=held.get(id(variable)))
             reason = _refusal(target, settings) or reason
             if not _refusal(target, settings) and id(variable) not in seen:
                 seen.add(id(variable))
-                target.mask = new_mask(variable)
                 fresh.append(target)
         if fresh or not reason:
             report.add(path, kind, "pruned")
@@ -179,12 +201,50 @@ def choose(
             report.add(path, kind, "left", reason)
         chosen[index] += fresh
     _check_any(model, chosen, include, layers, report)
+    return [
+        (settings, targets)
+        for (settings, _), targets in zip(by_schedule, chosen, strict=True)
+        if settings is not None and targets
+    ]
+
+
+def from_wrappers(model: Any, report: CompressionReport) -> list[Group]:
+    """The groups that `tfc.prune` has made, with the settings and variables they were made with.
+
+    Raises:
+        ConfigError: the model has no layer that it wrapped.
+    """
+    held = transforms_of(model, PruningMask)
+    if not held:
+        raise ConfigError(
+            f"`schedule` must be given for the model {model.name!r}: no layer of it was wrapped by "
+            "tfc.prune, whose schedule could be taken. Received: schedule=None"
+        )
+    members: dict[str, list[Target]] = {}
+    for path, layer in registry.walk(model):
+        kind = type(layer).__name__
+        kernels = registry.kernels(layer)
+        own = [variable for variable in kernels if id(variable) in held]
+        for variable in own:
+            mask = held.pop(id(variable))
+            target = Target(path, variable, registry.axes(layer, variable), wrapped=mask)
+            members.setdefault(mask.identity, []).append(target)
+        if own:
+            report.add(path, kind, "pruned")
+        elif kernels:
+            report.add(path, kind, "left", "not wrapped by tfc.prune")
+    if held:
+        raise ConfigError(
+            f"The model {model.name!r} has {len(held)} pruned kernels in layers of classes that "
+            "tfcompress was not told of. Call tfc.register_layer for them, as when tfc.prune was "
+            "called."
+        )
     groups = []
-    for (settings, _), targets in zip(by_schedule, chosen, strict=True):
-        if settings is not None and targets:
-            group = Group(settings)
-            group.create(targets)
-            groups.append(group)
+    for targets in members.values():
+        assert targets[0].wrapped is not None
+        group = Group(targets[0].wrapped.settings)
+        group.adopt(targets)
+        groups.append(group)
     return groups
 
 

@@ -23,8 +23,11 @@ class SparsityWriter:
         """Writes one point of every curve, to disk at once."""
         if self._writer is None:
             self._writer = tf.summary.create_file_writer(self._folder)
+        # `tf.summary.scalar` needs TensorBoard installed, which TensorFlow no longer brings.
+        metadata = tf.compat.v1.SummaryMetadata()
+        metadata.plugin_data.plugin_name = "scalars"
         with self._writer.as_default(step=step):
-            tf.summary.scalar("sparsity/total", total)
-            for path, share in layers.items():
-                tf.summary.scalar(f"sparsity/{path}", share)
+            for name, share in {"total": total, **layers}.items():
+                value = tf.constant(share, tf.float32)
+                tf.summary.write(f"sparsity/{name}", value, metadata=metadata)
         self._writer.flush()

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 
 class WeightTransform(ABC):
@@ -44,3 +45,8 @@ class WeightTransform(ABC):
     def from_config(cls, config: dict[str, Any]) -> WeightTransform:
         """The inverse of `get_config`."""
         return cls(**config)
+
+
+def read(variable: Any) -> Any:
+    """A variable's value here and now as a tensor; `keras.ops` may hand on the variable itself."""
+    return tf.convert_to_tensor(variable.value)

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tfcompress.transforms.base import WeightTransform
+from tfcompress.transforms.base import WeightTransform, read
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -41,7 +41,7 @@ class Mask(WeightTransform):
     def __call__(self, value: Any) -> Any:
         """The masked kernel; a product would leave negative zeros, and NaN where it is NaN."""
         # Read outside: a function with a gradient of its own must not read variables.
-        mask = keras.ops.convert_to_tensor(self.mask)
+        mask = read(self.mask)
 
         @keras.ops.custom_gradient
         def masked(value: Any) -> Any:

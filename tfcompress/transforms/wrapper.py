@@ -10,7 +10,7 @@ import keras
 
 from tfcompress import registry
 from tfcompress.errors import ConfigError
-from tfcompress.transforms.base import WeightTransform
+from tfcompress.transforms.base import WeightTransform, read
 from tfcompress.transforms.substitution import Substitution
 
 Transforms = Mapping[int, Sequence[WeightTransform]]
@@ -227,7 +227,7 @@ class TransformedLayer(keras.layers.Wrapper):
 
 def effective(variable: Any, transforms: Sequence[WeightTransform]) -> Any:
     """What the layer computes with in place of the variable."""
-    value = keras.ops.convert_to_tensor(variable)
+    value = read(variable)
     for transform in transforms:
         value = transform(value)
     return value
