@@ -151,7 +151,7 @@ def main(folder, kind, kill=None):
 
         def replace_or_die(*paths):  # the new save is complete, but not yet in its place
             writes.append(paths)
-            if len(writes) == 4:
+            if len(writes) == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
             replace(*paths)
 

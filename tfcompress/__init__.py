@@ -15,6 +15,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from tfcompress.saved_classes import announce as _announce
+
 __version__ = "0.1.0"
 
 # name -> the module that defines it. `models` is a package of its own.
@@ -35,6 +37,7 @@ _HOMES = {
     "PolynomialDecay": "schedules",
     "RigL": "schedules",
     "Schedule": "schedules",
+    "plot_schedule": "plots",
     "register_layer": "registry",
     "Resume": "resume",
     "Pruner": "pruning.pruner",
@@ -62,6 +65,8 @@ __all__ = sorted([*_HOMES, *_PACKAGES, "__version__"])
 _root = Path(__file__).resolve().parent.parent
 if not (Path(__file__).resolve().parent / "models").is_dir() and (_root / "models").is_dir():
     __path__.append(str(_root))
+
+_announce()
 
 
 def __getattr__(name: str) -> Any:

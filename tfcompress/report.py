@@ -65,6 +65,11 @@ class CompressionReport:
         """Plain values, for JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> CompressionReport:
+        """The inverse of `to_dict`."""
+        return cls(**{**values, "entries": [Entry(**entry) for entry in values["entries"]]})
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the report as JSON."""
         return write_json(path, self.to_dict())

@@ -180,3 +180,12 @@ def test_a_layer_that_no_schedule_names_is_left_and_said_so():
 def test_wrong_schedules(schedule, error, words):
     with pytest.raises(error, match=words):
         compiled().fit(*data(), verbose=0, callbacks=[tfc.PruningCallback(schedule)])
+
+
+def test_plot_of_what_was_measured(tmp_path):
+    callback = tfc.PruningCallback(SLOW)
+    fit([callback])
+    figure = callback.plot(tmp_path / "pruning.svg")
+    planned, measured = figure.axes[0].lines
+    assert planned.get_ydata()[-1] == measured.get_ydata()[-1] == 75.0
+    assert (tmp_path / "pruning.svg").read_text().startswith("<?xml")

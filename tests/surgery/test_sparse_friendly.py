@@ -14,7 +14,8 @@ from support import randomize
 import tfcompress as tfc
 from tfcompress import models, registry
 from tfcompress.errors import ModelTypeError, VerificationError
-from tfcompress.surgery.exact_padding import _Axis
+from tfcompress.surgery.exact_padding import _Axis, padding_replacements
+from tfcompress.surgery.rewriting import Rewriter
 
 
 def rewrite(model):
@@ -44,11 +45,11 @@ def assert_same_outputs(model, other, tolerance=2e-5):
 
 
 def really_sparse(model):
-    found = tfc.xnnpack_sparse_layers(model)
     generator = np.random.default_rng(3)
-    for layer in found:
+    for layer in model._flatten_layers(include_self=False):
         for kernel in registry.kernels(layer):
-            kernel.assign(kernel * (generator.random(kernel.shape) < 0.2))
+            if tuple(kernel.shape[:2]) == (1, 1):
+                kernel.assign(kernel * (generator.random(kernel.shape) < 0.2))
     tflite = tfc.convert(model, sparse=True)
     assert tflite.report.settings["sparse"] is True, tflite.report.notes
     assert tfc.inspect(tflite, target="xnnpack-sparse").fully_placed
@@ -73,8 +74,9 @@ def padded(pads, size=3, **options):
 
 def keepdims_head(x):
     x = layers.GlobalAveragePooling2D(keepdims=True)(x)
-    x = layers.Conv2D(24, 1, activation="hard_silu", name="features")(x)
-    x = layers.Dropout(0.3)(layers.BatchNormalization()(x))
+    x = layers.Conv2D(24, 1, use_bias=False, name="features")(x)
+    x = layers.Activation("hard_silu")(layers.BatchNormalization(axis=3)(x))
+    x = layers.Dropout(0.3)(x)
     x = layers.Conv2D(5, 1, padding="same", name="scores")(x)
     return layers.Softmax()(layers.Reshape((5,))(x))
 
@@ -107,7 +109,7 @@ EXACT = {  # what stands in the middle, the head, the shape: all end up sparse
     "zeros in front": (padded(((1, 0), (1, 0))), head, (32, 32, 3)),
     "zeros of rows and columns": (padded(((0, 1), (1, 1))), head, (32, 34, 3)),
     "two zeros in front": (padded(((2, 0), (2, 0))), head, (32, 32, 3)),
-    "zeros and same": (padded(((0, 1), (0, 1)), padding="same", size=2), head, (30, 36, 3)),
+    "zeros and same": (padded(((0, 1), (0, 0)), padding="same", size=2), head, (30, 36, 3)),
     "2x2 at stride 1": (lambda x: same(x, 2, strides=1), head, (32, 32, 3)),
     "valid at stride 1": (
         lambda x: bn_relu(layers.DepthwiseConv2D(3, name="odd")(layers.ZeroPadding2D(1)(x))),
@@ -146,11 +148,12 @@ def test_a_model_that_qualifies_is_copied_as_it_is():
     assert_same_outputs(model, friendly, 1e-7)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_depthwise_layers_of_any_kind(seed):
-    """Whatever it makes of them, outputs stay; where it says nothing, the file's rules hold."""
+    """Whatever is made of them, outputs stay, and what is made has the form of the rules."""
     generator = np.random.default_rng(seed)
-    for _ in range(4):
+    changed = 0
+    for _ in range(25):
         rows, columns, size = (int(n) for n in generator.integers((5, 5, 1), (12, 12, 6)))
         stride, padding = int(generator.integers(1, 3)), str(generator.choice(["same", "valid"]))
         pads = generator.integers(0, 3, (2, 2)).tolist()
@@ -158,12 +161,15 @@ def test_depthwise_layers_of_any_kind(seed):
         x = layers.ZeroPadding2D(pads)(inputs) if generator.random() < 0.6 else inputs
         x = layers.DepthwiseConv2D(size, strides=stride, padding=padding, name="odd")(x)
         model = keras.Model(inputs, x)
-        friendly, report = rewrite(model)
-        assert_same_outputs(model, friendly, 1e-6)
+        report = tfc.CompressionReport("sparse_friendly")
+        copy = Rewriter(padding_replacements, report).copy(model)
+        assert_same_outputs(model, copy, 1e-6)
         if "odd" in rewritten(report):
-            layer = friendly.get_layer("odd")
+            changed += 1
+            layer = copy.get_layer("odd")
             assert layer.kernel_size in ((3, 3), (5, 5))
             assert layer.padding == ("same" if stride == 1 else "valid")
+    assert changed
 
 
 def test_where_a_kernel_fits():
@@ -274,8 +280,8 @@ def test_an_output_of_the_zeros_is_kept():
 def test_shared_layers_stay_shared():
     shared = layers.DepthwiseConv2D(3, strides=2, padding="same", name="odd")
     inputs = keras.Input((32, 32, 3))
-    x = pointwise(depthwise(stem(inputs)), 16)
-    x = layers.Add()([shared(x), shared(pointwise(x, 16))])
+    x = pointwise(depthwise(stem(inputs)), 64)
+    x = layers.Add()([shared(x), shared(pointwise(x, 64))])
     model = randomize(keras.Model(inputs, head(x)))
     friendly, report = rewrite(model)
     assert rewritten(report) == {"odd"}
@@ -287,12 +293,12 @@ def test_shared_layers_stay_shared():
 
 def test_nested_models():
     inner = keras.Input((16, 16, 8))
-    body = keras.Model(inner, same(pointwise(inner, 16)), name="body")
+    body = keras.Model(inner, same(pointwise(inner, 64)), name="body")
     row = keras.Sequential(
         [
-            keras.Input((8, 8, 16)),
+            keras.Input((8, 8, 64)),
             layers.DepthwiseConv2D(3, strides=2, padding="same", name="odd"),
-            layers.Conv2D(24, 1, activation="relu"),
+            layers.Conv2D(64, 1, activation="relu"),
         ],
         name="row",
     )
@@ -312,7 +318,7 @@ def test_sequential_stays_sequential_and_saves(tmp_path):
             layers.ZeroPadding2D(1),
             layers.Conv2D(8, 3, strides=2, activation="relu6"),
             layers.DepthwiseConv2D(3, strides=2, padding="same"),
-            layers.Conv2D(32, 1, activation="relu"),
+            layers.Conv2D(256, 1, activation="relu"),
             layers.GlobalAveragePooling2D(keepdims=True),
             layers.Conv2D(4, 1),
             layers.Flatten(),
@@ -364,6 +370,9 @@ class Forgetful(layers.Layer):
 
     def call(self, x):
         return x * self.factor
+
+    def get_config(self):
+        return {"name": self.name}
 
 
 def test_a_layer_that_cannot_be_rebuilt_is_shared_and_reported():

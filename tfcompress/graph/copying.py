@@ -37,7 +37,9 @@ class Copy:
     notes: list[str] = field(default_factory=list)
 
 
-def copy_model(model: keras.Model, *, wrap: Wrap | None = None, unwrap: Unwrap | None = None) -> Copy:
+def copy_model(
+    model: keras.Model, *, wrap: Wrap | None = None, unwrap: Unwrap | None = None
+) -> Copy:
     """A copy of a model with weights of its own and the same values in them.
 
     Functional and Sequential models, with all that they nest, are copied by calling copies of

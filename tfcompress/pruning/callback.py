@@ -106,6 +106,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._scope: dict[str, Any] = {"include": include, "exclude": exclude}
         self._writer = SparsityWriter(log_dir) if log_dir is not None else None
         self._pruner: Pruner | None = None
+        self._points: list[tuple[int, float]] = []
 
     @property
     def report(self) -> CompressionReport | None:
@@ -183,7 +184,25 @@ class PruningCallback(keras.callbacks.Callback):
     def _step(self) -> None:
         assert self._pruner is not None
         if self._pruner.step(self.model.optimizer.iterations):
+            step = int(value_of(self.model.optimizer.iterations))
+            self._points.append((step, self._pruner.sparsity))
             self._log()
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draws the schedule and what was measured at each update of the masks.
+
+        Args:
+            path: where to write the figure; None to only return it.
+
+        Returns:
+            The matplotlib figure.
+        """
+        from tfcompress.plots import plot_schedule
+
+        measured = {"pruned layers together": self._points} if self._points else None
+        last = self._points[-1][0] if self._points else 0
+        end = self._pruner.end_step if self._pruner is not None else -1
+        return plot_schedule(self.schedule, path, measured=measured, steps=max(last, end) or None)
 
     def _log(self) -> None:
         if self._writer is not None and self._pruner is not None:

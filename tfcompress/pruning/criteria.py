@@ -99,9 +99,7 @@ def as_criterion(criterion: Any) -> Criterion:
     if isinstance(criterion, str) and criterion in CRITERIA:
         return CRITERIA[criterion]
     if callable(criterion) and not isinstance(criterion, type):
-        return Criterion(
-            _name(criterion), _checked(criterion), gradients=True, function=criterion
-        )
+        return Criterion(_name(criterion), _checked(criterion), gradients=True, function=criterion)
     raise ConfigError(
         f"`criterion` must be one of {', '.join(map(repr, CRITERIA))}, or a function "
         "(weights, gradients) -> scores, whose lowest scores are masked first. "

@@ -111,10 +111,7 @@ def prune(
             f"The model {model.name!r} has no layer to prune that can be copied:\n{report}\n"
             "tfc.PruningCallback prunes any model, in place."
         )
-    pruned = driven(copy.model)
-    # Past Keras's tracking.
-    object.__setattr__(pruned, "_verb_report", report)
-    return pruned
+    return driven(copy.model, report)
 
 
 def _check_model(model: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from typing import Any
@@ -35,10 +36,17 @@ class TransformedModel:
     @property
     def compression_report(self) -> CompressionReport | None:
         """What was done to which layer; after `fit` with what came out."""
+        report = self.__dict__.get("_verb_report")
+        if report is None:
+            return None
+        settings, entries = dict(report.settings), list(report.entries)
         for callback in self._drivers.values():
-            if getattr(callback, "report", None) is not None:
-                return callback.report
-        return getattr(self, "_verb_report", None)
+            came_out = getattr(callback, "report", None)
+            if came_out is not None:
+                settings.update(came_out.settings)
+                changed = {entry.name: entry for entry in came_out.changed}
+                entries = [changed.get(entry.name, entry) for entry in entries]
+        return dataclasses.replace(report, settings=settings, entries=entries)
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Keras's `fit`, driven."""
@@ -66,6 +74,7 @@ class TransformedModel:
 
     def get_config(self) -> dict[str, Any]:
         """The model as its plain class tells of it, and the wrappers in its attributes."""
+        report = self.compression_report
         with as_plain(self):
             config = self.get_config()
         cls = self.plain_class
@@ -74,12 +83,11 @@ class TransformedModel:
             "model": {
                 "module": cls.__module__,
                 "class_name": cls.__name__,
-                "registered_name": None
-                if keras_own
-                else keras.saving.get_registered_name(cls),
+                "registered_name": None if keras_own else keras.saving.get_registered_name(cls),
                 "config": config,
             },
             "layers": [] if is_graph(self) else _placed(self),
+            "report": report and report.to_dict(),
         }
 
     @classmethod
@@ -95,13 +103,15 @@ class TransformedModel:
                 if not isinstance(placed, TransformedLayer):
                     placed = TransformedLayer.around(placed, row["transforms"])
             attributes.put(model, path, placed)
-        return driven(model)
+        saved = config.get("report")
+        return driven(model, saved and CompressionReport.from_dict(saved))
 
 
-def driven(model: keras.Model) -> Any:
+def driven(model: keras.Model, report: CompressionReport | None) -> Any:
     """Makes the model, whose layers are wrapped, an instance of TransformedModel too."""
     if not isinstance(model, TransformedModel):
         model.__class__ = _driven_class(type(model))
+    object.__setattr__(model, "_verb_report", report)  # past Keras's tracking
     return model
 
 

@@ -215,9 +215,7 @@ class TransformedLayer(keras.layers.Wrapper):
         return cls(
             layer,
             {
-                row["weight"]: [
-                    keras.saving.deserialize_keras_object(t) for t in row["transforms"]
-                ]
+                row["weight"]: [keras.saving.deserialize_keras_object(t) for t in row["transforms"]]
                 for row in rows
             },
             {row["weight"]: row["shape"] for row in rows if row["shape"] is not None},
