@@ -18,7 +18,11 @@ def test_examples_run_in_order(tmp_path, monkeypatch, capsys):
         exec(compile(block, f"README example {number + 1}", "exec"), session)
 
 
-@pytest.mark.parametrize("name", ["PruningCallback", "convert", "benchmark", "inspect", "sparsity"])
+VERBS = ["PruningCallback", "Pruner", "prune", "strip", "sparsity", "Resume", "RigL"]
+VERBS += ["xnnpack_sparse_layers", "sparse_friendly", "convert", "benchmark", "inspect"]
+
+
+@pytest.mark.parametrize("name", VERBS)
 def test_every_verb_has_an_example(name):
     assert any(f"tfc.{name}(" in block for block in BLOCKS)
 

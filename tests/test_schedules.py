@@ -98,3 +98,29 @@ def test_a_function_is_a_schedule_and_is_checked():
     assert as_schedule(lambda step: step / 100)(50) == 0.5
     with pytest.raises(tfc.ConfigError, match="Received"):
         as_schedule(lambda step: 1.5)(0)
+
+
+def test_rigl_moves_ever_fewer_and_stops():
+    schedule = tfc.RigL(0.9, 100, 500, fraction=0.3, frequency=50)
+    assert schedule(99) == 0.0 and schedule(100) == schedule(1000) == schedule.final == 0.9
+    assert schedule.regrowth(100) == pytest.approx(0.3)
+    assert schedule.regrowth(300) == pytest.approx(0.15)
+    assert schedule.regrowth(500) == schedule.regrowth(99) == 0.0
+    assert as_schedule(schedule) is schedule
+    assert tfc.RigL(**schedule.get_config()).get_config() == schedule.get_config()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"end_step": -1}, "needs an `end_step`"),
+        ({"fraction": 0}, "above 0 and at most"),
+        ({"fraction": 1.5}, "above 0 and at most"),
+        ({"fraction": "a"}, "must be a number"),
+        ({"target_sparsity": 1.2}, "at least 0 and below 1"),
+        ({"end_step": 50}, "must not come before"),
+    ],
+)
+def test_rigl_errors(arguments, words):
+    with pytest.raises(tfc.ConfigError, match=words):
+        tfc.RigL(**{"target_sparsity": 0.9, "begin_step": 100, "end_step": 500, **arguments})

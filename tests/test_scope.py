@@ -85,3 +85,16 @@ def test_report_prints_what_was_left_and_why():
     assert text.index("left as it was") < text.index("it has no kernel")
     assert [e.name for e in report.left] == ["norm"]
     assert report.to_dict()["entries"][0]["details"] == {"sparsity": 0.5}
+
+
+def test_layers_themselves(walked):
+    by_path = dict(walked)
+    first, inner = by_path["first"], by_path["inner"]
+    assert scope.resolve(first, walked, "include") == {id(first)}
+    assert names(walked, scope.resolve([first, "dense"], walked, "include")) == {
+        "first",
+        "inner/dense",
+    }
+    assert "inner/dense_last" in names(walked, scope.resolve(inner, walked, "include"))
+    with pytest.raises(scope.ScopeError, match="the layer 'other' is not in it"):
+        scope.resolve([first, layers.Dense(1, name="other")], walked, "exclude")

@@ -77,10 +77,14 @@ class Resume(keras.callbacks.Callback):
         - Data that several threads draw random numbers for (`tf.data` with `num_parallel_calls`
           and `tf.random`, a PyDataset with `workers` > 1) is another in every run, with or
           without this callback. Use `tf.random.stateless_*`, or one thread.
+        - Training data in Python that draws from the global `random` or `np.random` must be alone
+          in doing so; a generator of its own (`np.random.default_rng(0)`) is always exact.
         - Earlier epochs are read in full with a Python generator, a PyDataset, `steps_per_epoch`,
           an unknown number of batches, and in `tf.data` with `cache`, `repeat`, `interleave`,
           Python functions or `tf.random.Generator`.
     """
+
+    goes_last = True  # for models whose `fit` adds callbacks of its own
 
     def __init__(
         self,
@@ -163,14 +167,17 @@ class Resume(keras.callbacks.Callback):
         self._check_same(save)
         state = save.state
         epoch, executions = state["epoch"], state["executions"]
+        rows = [row for row in state["variables"] if row[0] != "metrics"]
+        global_seed = any(row[0] == "random" for row in rows)
+        self._variables = self._track(global_seed)
         optimizer = self.model.optimizer
-        if optimizer is not None and not optimizer.built:
+        if optimizer is not None and not optimizer.built and _differences(rows, self._variables):
+            # Keras does it in the first step (a custom train step perhaps never).
             optimizer.build(self.model.trainable_variables)
+            self._variables = self._track(global_seed)
+        _check_variables(self._path, rows, self._variables)
         if executions:
             self._build_metrics(data)
-        rows = [row for row in state["variables"] if row[0] != "metrics"]
-        self._variables = self._track(any(row[0] == "random" for row in rows))
-        _check_variables(self._path, rows, self._variables)
         for tracked, value in zip(self._variables, save.values, strict=False):  # metrics follow
             tracked.variable.assign(value)
 
@@ -441,9 +448,9 @@ def _check_variables(path: Path, saved: list[list[Any]], live: list[_Tracked]) -
     if differences:
         raise ConfigError(
             "Training must be resumed with the model, optimizer and callbacks it began with. "
-            f"Received others than in the save {str(path)!r}; {differences}. Make them the same, "
-            "build the optimizers of a custom train step (optimizer.build) before `fit`, or "
-            "delete the save to start anew."
+            f"Received others than in the save {str(path)!r}; {differences}. Make them the same "
+            "(what is made only in the first step, such as the optimizers of a custom train "
+            "step, must be made before `fit`: optimizer.build), or delete the save to start anew."
         )
 
 

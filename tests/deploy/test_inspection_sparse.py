@@ -1,4 +1,4 @@
-"""`tfc.inspect(target="xnnpack-sparse")`: the right reasons, the right layers, the right remedies."""
+"""`tfc.inspect(target="xnnpack-sparse")`: right reasons, layers and remedies."""
 
 from __future__ import annotations
 

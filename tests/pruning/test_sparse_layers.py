@@ -10,7 +10,7 @@ from sparse_networks import excite, head, network, pointwise, stem
 from support import randomize
 
 import tfcompress as tfc
-from tfcompress import models, registry, scope
+from tfcompress import models, registry
 from tfcompress.errors import ModelTypeError
 from tfcompress.runtime.sparse_rules import pointwise as pointwise_of
 
@@ -137,18 +137,3 @@ def test_as_include_of_the_pruner_the_file_is_stored_sparse():
     pruner.finish()
     assert {e.name for e in pruner.report.changed} == {layer.name for layer in found}
     assert tfc.convert(model, sparse=True).report.settings["sparse"] is True
-
-
-def test_scopes_take_layers():
-    model = nested()
-    walked = registry.walk(model)
-    first = model.get_layer("same_name")
-    assert scope.resolve(first, walked, "include") == {id(first)}
-    assert scope.resolve([first, "body/same_name"], walked, "include") == {
-        id(first),
-        id(model.get_layer("body").get_layer("same_name")),
-    }
-    body = model.get_layer("body")
-    assert id(body.get_layer("same_name")) in scope.resolve(body, walked, "include")
-    with pytest.raises(scope.ScopeError, match="'other' is not in it"):
-        scope.resolve([layers.Dense(1, name="other")], walked, "exclude")

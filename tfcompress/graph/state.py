@@ -23,6 +23,9 @@ def copy_state(source: Any, copy: Any) -> None:
     for before, after in zip(old, new, strict=True):
         after.assign(before)
     for before, after in zip(source._flatten_layers(), copy._flatten_layers(), strict=False):
+        # Layers made inside another one's __init__ are named by counting: by these names they are
+        # known to reports and scopes.
+        after.name = before.name
         if before.trainable != after.trainable:
             after.trainable = before.trainable
         _copy_learned(before, after)

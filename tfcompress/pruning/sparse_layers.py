@@ -64,9 +64,8 @@ def xnnpack_sparse_layers(model: keras.Model, *, input_shapes: Any = None) -> li
         same = [(path, layer) for path, layer, k in candidates if _is(k, convolution.kernel)]
         # Layers with equal kernels, such as copies of a block before training, differ by name; a
         # layer that computes its kernel (a wrapper, LoRA) is found by its name alone.
-        for layer in _named(convolution.layer, same or [c[:2] for c in candidates]) or [
-            layer for _, layer in same
-        ]:
+        named = _named(convolution.layer, same or [(path, layer) for path, layer, _ in candidates])
+        for layer in named or [layer for _, layer in same]:
             found.setdefault(id(layer), layer)
     return list(found.values())
 

@@ -3,8 +3,8 @@
 Converters name tensors after the scopes that they were computed in, and join the names of what they
 have fused: `"net_1/relu_1/Relu6;net_1/conv_1/convolution"` is a convolution of the layer `conv`
 with the ReLU behind it. The first scope is the model's, the last part is the operation's. Keras 3
-enters every scope twice and so numbers all of them (`_1`); of a file where each scope is numbered,
-one number is taken off.
+enters every scope twice and so numbers all of them (`_1`); of a file where all scopes of kernels
+are numbered, one number is taken off each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ _OF_KERNELS = re.compile(
 )
 """What ends the name of a tensor that a kernel makes or is."""
 
-_OF_OPERATIONS = re.compile(r"^(?P<scope>.+?)/(batchnorm/)?[^/]+$")
+_OF_OPERATIONS = re.compile(
+    r"^(?P<scope>.+?)/((batchnorm|Tensordot|einsum|separable_conv2d)/)?[^/]+$"
+)
 _NUMBER = re.compile(r"_\d+$")
 
 
@@ -40,8 +42,16 @@ class LayerNames:
     def __init__(self, model: Model, graph: SubGraph, surroundings: Surroundings) -> None:
         self._graph = graph
         self._surroundings = surroundings
-        self._scopes = {operator.index: self._scope(operator) for operator in graph.operators}
-        parts = [part for scope in self._scopes.values() if scope for part in scope.split("/")]
+        self._scopes: dict[int, str] = {}
+        of_kernels: list[str] = []
+        for operator in graph.operators:
+            names = self._names(operator)
+            if scope := _first(_OF_KERNELS, names):
+                of_kernels.append(scope)
+            self._scopes[operator.index] = scope or _first(_OF_OPERATIONS, names)
+        # A kernel's scope is its layer's; that of other tensors may be one of the operation's own.
+        scopes = of_kernels or list(self._scopes.values())
+        parts = [part for scope in scopes if scope for part in scope.split("/")]
         self._numbered = all(_NUMBER.search(part) for part in parts)
 
     def of(self, operator: Operator) -> str:
@@ -55,18 +65,13 @@ class LayerNames:
         # An operation of the model itself, such as a plain keras.ops.mean, is in no layer's scope.
         return "/".join(parts[1:]) or f"{operator.name} #{operator.index}"
 
-    def _scope(self, operator: Operator) -> str:
-        """The scope that an operator was made in; "" where its tensors do not tell."""
+    def _names(self, operator: Operator) -> list[str]:
+        """All names of an operator's outputs and kernel, those of fused operators one by one."""
         # A kernel is named after its layer even where an output has been given the signature's name
         # ("StatefulPartitionedCall:0").
         names = [self._graph.tensors[i].name for i in operator.outputs]
         names += [self._graph.tensors[i].name for i in self._packed(operator)]
-        parts = [part for name in names for part in name.split(";") if part]
-        for pattern in (_OF_KERNELS, _OF_OPERATIONS):
-            for part in parts:
-                if found := pattern.match(part):
-                    return found["scope"]
-        return ""
+        return [part for name in names for part in name.split(";") if part]
 
     def _packed(self, operator: Operator) -> list[int]:
         """The operator's kernel and what it is expanded from; [] where it has none."""
@@ -76,3 +81,8 @@ class LayerNames:
         while found and self._surroundings.is_unpacked(found[-1]):
             found.append(self._surroundings.producers[found[-1]].inputs[0])
         return found
+
+
+def _first(pattern: re.Pattern[str], names: list[str]) -> str:
+    """The first scope that a pattern finds; "" where it finds none."""
+    return next((found["scope"] for name in names if (found := pattern.match(name))), "")

@@ -14,7 +14,7 @@ from tfcompress.runtime import sparse_rules
 if TYPE_CHECKING:
     import keras
 
-_TOLERANCE: Final = {"float32": 1e-3, "float64": 1e-3}
+_TOLERANCE: Final = {"float32": 1e-4, "float64": 1e-4}
 _LOW_PRECISION: Final = 5e-2
 """Of the largest output: far above rounding, far below what a wrong rewrite does."""
 
