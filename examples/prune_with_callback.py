@@ -33,7 +33,7 @@ def main() -> None:
     schedule = tfc.PolynomialDecay(
         0.0, options.sparsity, begin_step=steps // 2, end_step=steps * 3 // 4, frequency=10
     )
-    pruning = tfc.PruningCallback(schedule)
+    pruning = tfc.PruningCallback(schedule, pooling="global")
     model.fit(
         data.x_train,
         data.y_train,

@@ -45,7 +45,7 @@ class Resume(keras.callbacks.Callback):
     Args:
         directory: where the save lies; made if it does not exist. One for each `fit`.
         save_freq: `"epoch"`, or a number of batches (with `steps_per_execution`, the next
-            execution's end). For a model of a few megabytes a save takes milliseconds.
+            execution's end). A save of a few megabytes takes tens of milliseconds.
         keep: leave the save in place after `fit` has ended. Then the same script run again skips
             this `fit` and goes on with its weights: for scripts that do more than one `fit`. By
             default the save is removed when `fit` ends.

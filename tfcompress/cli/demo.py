@@ -99,7 +99,7 @@ def _work(options: argparse.Namespace, data: Any, out: Path, progress: Progress)
 
     end = begin + (total - begin) * 2 // 3
     pruning = tfc.PruningCallback(
-        tfc.PolynomialDecay(0.3, options.sparsity, begin, end, frequency=10)
+        tfc.PolynomialDecay(0.3, options.sparsity, begin, end, frequency=10), pooling="global"
     )
     progress.start(f"training and pruning to {options.sparsity:.0%}")
     model.fit(

@@ -77,9 +77,14 @@ def rebuild(copy: Any, model: Any) -> None:
     config = model.get_build_config()
     if config:
         copy.build_from_config(config)
-    unbuilt = [layer.name for layer in copy._flatten_layers() if not layer.built]
-    if unbuilt and all(layer.built for layer in model._flatten_layers()):
+    unbuilt = [layer.name for layer in _inside(copy) if not layer.built]
+    if unbuilt and all(layer.built for layer in _inside(model)):
         raise ValueError(f"building it with {config} leaves these layers unbuilt: {unbuilt}")
+    copy.built = True  # Keras leaves this to those who call build_from_config
+
+
+def _inside(model: Any) -> list[Any]:
+    return model._flatten_layers(include_self=False)
 
 
 def copy_own_variables(model: Any, copy: Any) -> None:
