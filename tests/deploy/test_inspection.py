@@ -201,7 +201,8 @@ def test_bytes_paths_and_models_are_the_same(float_file, tmp_path):
 
 
 def test_errors(float_file, tmp_path):
-    with pytest.raises(ConfigError, match=r"one of \('xnnpack',\)\. Received: 'gpu'"):
+    known = r"one of \('xnnpack', 'xnnpack-sparse'\)\. Received: 'gpu'"
+    with pytest.raises(ConfigError, match=known):
         tfc.inspect(float_file, target="gpu")
     with pytest.raises(ConfigError, match="No such file"):
         tfc.inspect(tmp_path / "missing.tflite")

@@ -103,9 +103,7 @@ def adapted():
 
 
 def assert_equal(one, other, x):
-    for first, second in zip(
-        keras.tree.flatten(one(x)), keras.tree.flatten(other(x)), strict=True
-    ):
+    for first, second in zip(keras.tree.flatten(one(x)), keras.tree.flatten(other(x)), strict=True):
         np.testing.assert_array_equal(first.numpy(), second.numpy())
 
 
@@ -190,7 +188,7 @@ def test_a_subclassed_model_that_cannot_be_rebuilt_says_what_to_do():
 
     model = Impossible()
     model(np.zeros((1, 6), "float32"))
-    with pytest.raises(tfc.ModelTypeError, match="no config.*PruningCallback") as caught:
+    with pytest.raises(tfc.ModelTypeError, match=r"no config.*PruningCallback") as caught:
         copy_model(model)
     assert isinstance(caught.value.__cause__, NotImplementedError)
 

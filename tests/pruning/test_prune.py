@@ -178,7 +178,7 @@ def test_custom_loop(data):
         optimizer.apply(tape.gradient(loss, variables), variables)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         for _ in range(8):
             step(*data)
             pruner.step(optimizer.iterations)
@@ -290,7 +290,9 @@ def test_stripped_models_load_without_tfcompress(data, tmp_path):
         "import keras, sys; m = keras.models.load_model('plain.keras'); "
         "assert 'tfcompress' not in sys.modules; print(m.get_layer('hidden').kernel.numpy().size)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -339,13 +341,13 @@ def test_wrong_use_is_told():
         tfc.prune(pruned, SCHEDULE)
     with pytest.raises(tfc.ScopeError, match="conv_9"):
         tfc.prune(model, SCHEDULE, include="conv_9")
-    with pytest.raises(tfc.ScopeError, match="nothing_*"):
+    with pytest.raises(tfc.ScopeError, match=r"nothing_\*"):
         tfc.prune(model, {"nothing_*": SCHEDULE})
     with pytest.raises(tfc.ConfigError, match="pattern"):
         tfc.prune(model, SCHEDULE, pattern="4:2")
-    with pytest.raises(tfc.ConfigError, match="schedule.*None"):
+    with pytest.raises(tfc.ConfigError, match=r"schedule.*None"):
         tfc.prune(model, None)
-    with pytest.raises(tfc.ConfigError, match="tfc.prune.*schedule=None"):
+    with pytest.raises(tfc.ConfigError, match=r"tfc.prune.*schedule=None"):
         tfc.Pruner(model)
     with pytest.raises(tfc.ConfigError, match="pattern='2:4'"):
         tfc.Pruner(pruned, pattern="2:4")
@@ -353,8 +355,28 @@ def test_wrong_use_is_told():
         tfc.PruningCallback(exclude="head")
     with pytest.raises(tfc.ModelTypeError, match="not built"):
         tfc.prune(keras.Sequential([layers.Dense(2)]), SCHEDULE)
-    with pytest.raises(tfc.ModelTypeError, match="keras.Model"):
+    with pytest.raises(tfc.ModelTypeError, match=r"keras\.Model"):
         tfc.strip("model")
+
+
+def test_copies_and_pickles_of_a_pruned_model(data):
+    import copy
+    import pickle
+
+    pruned = tfc.prune(network(), SCHEDULE)
+    tfc.Pruner(pruned).step(6)
+    for other in (copy.deepcopy(pruned), pickle.loads(pickle.dumps(pruned))):
+        assert type(other) is type(pruned) and tfc.sparsity(other) == tfc.sparsity(pruned)
+        np.testing.assert_array_equal(other(data[0]).numpy(), pruned(data[0]).numpy())
+
+
+def test_a_wrapped_model_converts_as_it_is(data):
+    pruned = tfc.prune(network(), SCHEDULE)
+    tfc.Pruner(pruned).step(6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # exporting is no training
+        tflite = tfc.convert(pruned)
+    np.testing.assert_allclose(tflite.predict(data[0][:4]), pruned(data[0][:4]), atol=1e-5)
 
 
 def test_attributes_can_be_read_through_the_wrapper():

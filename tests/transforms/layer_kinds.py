@@ -24,7 +24,7 @@ class Scaled(keras.layers.Layer):
 
     def call(self, x):
         self.calls.assign_add(1.0)
-        self.add_loss(keras.ops.mean(x))
+        self.add_loss(keras.ops.mean(keras.ops.cast(x, "float32")))
         return keras.ops.matmul(x, self.table)
 
     def get_config(self):
@@ -106,7 +106,9 @@ KINDS = {
     ),
     "einsum": _through((4, 6), lambda: layers.EinsumDense("abc,cde->abde", (4, 2, 3), name="it")),
     "conv1d": _through((8, 4), lambda: layers.Conv1D(5, 3, name="it")),
-    "conv2d": _through((6, 6, 4), lambda: layers.Conv2D(5, 3, name="it"), layers.BatchNormalization),
+    "conv2d": _through(
+        (6, 6, 4), lambda: layers.Conv2D(5, 3, name="it"), layers.BatchNormalization
+    ),
     "conv3d": _through((4, 4, 4, 2), lambda: layers.Conv3D(4, 2, name="it")),
     "transposed 1d": _through((6, 4), lambda: layers.Conv1DTranspose(5, 3, name="it")),
     "transposed 2d": _through((4, 4, 4), lambda: layers.Conv2DTranspose(5, 3, name="it")),
@@ -119,7 +121,9 @@ KINDS = {
     "lstm with states": (_states, (5, 4)),
     "gru": _through((5, 4), lambda: layers.GRU(4, return_sequences=True, dropout=0.2, name="it")),
     "bidirectional": _through((5, 4), lambda: layers.Bidirectional(layers.LSTM(3), name="it")),
-    "time distributed": _through((5, 4), lambda: layers.TimeDistributed(layers.Dense(4), name="it")),
+    "time distributed": _through(
+        (5, 4), lambda: layers.TimeDistributed(layers.Dense(4), name="it")
+    ),
     "user's own": _through((6,), lambda: Scaled(5, name="it")),
     "user's own block": _through((6,), lambda: Block(5, name="it")),
     "shared": (_shared, (6,)),

@@ -103,7 +103,9 @@ def test_plain_fit_reaches_the_exact_target_and_strip_keeps_the_outputs(kind):
     assert_exact(plain_again)
     np.testing.assert_array_equal(outputs(plain_again, x), outputs(pruned, x))
     assert not wrappers(plain_again)
-    assert not any("tfcompress" in type(layer).__module__ for layer in plain_again._flatten_layers())
+    assert not any(
+        "tfcompress" in type(layer).__module__ for layer in plain_again._flatten_layers()
+    )
     assert [type(layer) for layer in plain_again.layers] == [type(layer) for layer in model.layers]
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old, "the original has changed")
@@ -116,9 +118,7 @@ def test_training_is_that_of_the_callback(kind):
     pruned = pruned_from(model)
     keras.utils.set_random_seed(7)
     fit(pruned, x, y)
-    callback = tfc.PruningCallback(
-        SCHEDULE, include=lambda layer: bool(registry.kernels(layer))
-    )
+    callback = tfc.PruningCallback(SCHEDULE, include=lambda layer: bool(registry.kernels(layer)))
     keras.utils.set_random_seed(7)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(True))
     model.fit(x, y, batch_size=8, epochs=2, verbose=0, shuffle=False, callbacks=[callback])
@@ -137,7 +137,8 @@ def test_saved_and_loaded_it_is_the_same(kind, tmp_path):
     assert tfc.sparsity(again)["total"] == tfc.sparsity(pruned)["total"]
 
 
-@varied
+# Not those with dropout: Keras does not save the state of a layer's seed.
+@pytest.mark.parametrize("kind", ["dense", "embedding and masked recurrence", "nested"])
 def test_saved_and_loaded_it_goes_on_the_same_way(kind, tmp_path):
     model, x, y = plain(kind)
     pruned = fit(pruned_from(model), x, y, epochs=1)
@@ -205,9 +206,7 @@ def test_state_inside_is_kept_as_without_the_wrapper(kind):
     pruned = pruned_from(model)
     inner = dict(registry.walk(pruned))
     for path, layer in registry.walk(model):
-        for one, other in zip(
-            layer._seed_generators, inner[path]._seed_generators, strict=True
-        ):
+        for one, other in zip(layer._seed_generators, inner[path]._seed_generators, strict=True):
             np.testing.assert_array_equal(one.state.numpy(), other.state.numpy())
     for _ in range(2):
         np.testing.assert_array_equal(

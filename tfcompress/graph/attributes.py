@@ -53,6 +53,9 @@ def put(model: Any, path: Path, layer: Any) -> None:
     places = [index for index, own in enumerate(tracked) if own is before]
     model._tracker.untrack(before)
     _put(model, path, layer)
+    # A list or dict that is told to hold another layer does not tell the model of it.
+    if not any(own is layer for own in tracked):
+        model._tracker.track(layer)
     for place in places:
         position = next(index for index, own in enumerate(tracked) if own is layer)
         tracked.insert(place, tracked.pop(position))
@@ -88,10 +91,18 @@ def _inside(model: Any) -> list[Any]:
 
 
 def copy_own_variables(model: Any, copy: Any) -> None:
-    """The variables that are the model's own and in none of its layers."""
-    pairs = zip(_own(model), _own(copy), strict=True)
-    for before, after in pairs:
+    """The variables that are the model's own and in none of its layers.
+
+    Raises:
+        ValueError: there are weights that are neither.
+    """
+    for before, after in zip(_own(model), _own(copy), strict=True):
         after.assign(before)
+    held = {id(weight) for _, layer in layers(model) for weight in layer.weights}
+    held |= {id(variable) for variable in _own(model)}
+    lost = [weight.path for weight in model.weights if id(weight) not in held]
+    if lost:
+        raise ValueError(f"no attribute of it holds the layers of {lost}")
 
 
 def _own(model: Any) -> list[Any]:

@@ -12,7 +12,7 @@ import keras
 
 from tfcompress.errors import CompressError, ModelTypeError
 from tfcompress.graph import attributes
-from tfcompress.graph.state import copy_state
+from tfcompress.graph.state import align, copy_state
 
 # (layer of the original, its fresh copy) -> what stands in the copy's place in the new model.
 Wrap = Callable[[Any, Any], Any]
@@ -63,7 +63,7 @@ def copy_model(
     return copier.result
 
 
-def plain_class(model: Any) -> type:
+def plain_class(model: Any) -> Any:
     """The model's class, without what tfcompress has made of it."""
     return getattr(type(model), "plain_class", type(model))
 
@@ -175,6 +175,7 @@ class _Copier:
                         raise TypeError(f"{path} is a {type(fresh).__name__} after rebuilding")
                     placed = self._made.get(id(source)) or self._wrap(source, fresh)
                     self._made[id(source)] = placed
+                    align(source, fresh)
                     copies.append((source, fresh))
                 attributes.put(copy, path, placed)
             attributes.rebuild(copy, model)
@@ -216,8 +217,11 @@ def _own_classes(model: Any) -> Iterator[None]:
 
 def _rebuilt(layer: Any) -> Any:
     copy = type(layer).from_config(layer.get_config())
+    align(layer, copy)
     copy.name = layer.name
-    build_config = layer.get_build_config() if layer.built else None
+    # Layers without a `build` are built by the call that follows.
+    has_build = type(layer).build is not keras.Layer.build
+    build_config = layer.get_build_config() if layer.built and has_build else None
     if build_config:
         copy.build_from_config(build_config)
     return copy
@@ -240,7 +244,7 @@ def _same_input(tensor: Any) -> Any:
 
 def _takes_graph(cls: type) -> bool:
     """Whether the class is made from inputs and outputs, as keras.Model itself."""
-    spec = inspect.getfullargspec(cls.__init__)
+    spec = inspect.getfullargspec(cls.__init__)  # type: ignore[misc]
     return spec.args[1:] == ["inputs", "outputs", "name"] or bool(spec.varargs and spec.varkw)
 
 

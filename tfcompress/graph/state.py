@@ -22,10 +22,8 @@ def copy_state(source: Any, copy: Any) -> None:
         old, new = source.variables, copy.variables
     for before, after in zip(old, new, strict=True):
         after.assign(before)
+    align(source, copy)
     for before, after in zip(source._flatten_layers(), copy._flatten_layers(), strict=False):
-        # Layers made inside another one's __init__ are named by counting: by these names they are
-        # known to reports and scopes.
-        after.name = before.name
         if before.trainable != after.trainable:
             after.trainable = before.trainable
         _copy_learned(before, after)
@@ -37,6 +35,19 @@ def copy_state(source: Any, copy: Any) -> None:
             after.regularizer = before.regularizer
         if after.constraint is None:
             after.constraint = _lasting(before.constraint)
+
+
+def align(source: Any, copy: Any) -> None:
+    """Gives layers inside a rebuilt layer their names, and the precision they compute in.
+
+    What a layer makes in its own `__init__` is named by counting, and takes the dtype policy that
+    is set at the time; neither is in its config.
+    """
+    for before, after in zip(source._flatten_layers(), copy._flatten_layers(), strict=False):
+        if type(before) is type(after):
+            after.name = before.name
+            if before.dtype_policy != after.dtype_policy:
+                after.dtype_policy = before.dtype_policy
 
 
 def _signature(variables: list[Any]) -> list[tuple[tuple[int, ...], str]]:

@@ -29,8 +29,13 @@ class WeightTransform(ABC):
         """Makes its variables for that kernel, from initializers (see `keras.Variable`)."""
 
     @abstractmethod
-    def __call__(self, value: Any) -> Any:
-        """The transformed kernel, of the same shape and dtype."""
+    def __call__(self, value: Any, training: Any = None) -> Any:
+        """The transformed kernel, of the same shape and dtype.
+
+        Args:
+            value: the kernel, or what the transform before this one made of it.
+            training: as the layer is called with.
+        """
 
     @classmethod
     def driver(cls) -> type[keras.callbacks.Callback] | None:

@@ -38,7 +38,7 @@ class Mask(WeightTransform):
             name="mask",
         )
 
-    def __call__(self, value: Any) -> Any:
+    def __call__(self, value: Any, training: Any = None) -> Any:
         """The masked kernel; a product would leave negative zeros, and NaN where it is NaN."""
         # Read outside: a function with a gradient of its own must not read variables.
         mask = read(self.mask)
@@ -46,7 +46,8 @@ class Mask(WeightTransform):
         @keras.ops.custom_gradient
         def masked(value: Any) -> Any:
             def gradient(*args: Any, upstream: Any = None) -> Any:
-                self.differentiated()
+                if training is True:  # not where an export traces the gradient as well
+                    self.differentiated()
                 return args[0] if upstream is None else upstream
 
             return keras.ops.where(mask, value, keras.ops.zeros((), value.dtype)), gradient

@@ -58,9 +58,8 @@ class TransformedModel:
     def _driven(self, callbacks: Any) -> Any:
         whole = isinstance(callbacks, keras.callbacks.CallbackList)
         given = list(callbacks.callbacks if whole else keras.tree.flatten(callbacks or []))
-        asked = {transform.driver() for w in wrappers(self) for transform in w.transforms}
-        for kind in asked - {None}:
-            if any(isinstance(callback, kind) for callback in given):
+        for kind in {transform.driver() for w in wrappers(self) for transform in w.transforms}:
+            if kind is None or any(isinstance(callback, kind) for callback in given):
                 continue
             driver = self._drivers.setdefault(kind, kind())
             if whole:
@@ -90,6 +89,12 @@ class TransformedModel:
             "report": report and report.to_dict(),
         }
 
+    def __reduce__(self) -> Any:
+        """Pickles and copies by the plain class, as this one is made on the way."""
+        reduced: Any = super().__reduce__()
+        load, arguments = reduced
+        return getattr(self.plain_class, load.__name__), arguments
+
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         """The inverse of `get_config`."""
@@ -110,13 +115,13 @@ class TransformedModel:
 def driven(model: keras.Model, report: CompressionReport | None) -> Any:
     """Makes the model, whose layers are wrapped, an instance of TransformedModel too."""
     if not isinstance(model, TransformedModel):
-        model.__class__ = _driven_class(type(model))
+        model.__class__ = _driven_class(type(model))  # type: ignore[arg-type]
     object.__setattr__(model, "_verb_report", report)  # past Keras's tracking
     return model
 
 
 @functools.cache
-def _driven_class(cls: type) -> type:
+def _driven_class(cls: Any) -> type:
     made = type(
         f"Transformed{cls.__name__}",
         (TransformedModel, cls),

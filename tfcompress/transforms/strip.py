@@ -50,8 +50,8 @@ def strip(model: keras.Model) -> keras.Model:
     with_weights = [layer.name for layer, _ in copy.shared if layer.weights]
     if with_weights:
         warnings.warn(
-            f"Layers that cannot be rebuilt from their config belong to both models now: "
-            f"{with_weights}. Give their classes a get_config and from_config that make them again.",
+            "Layers that cannot be rebuilt from their config belong to both models now: "
+            f"{with_weights}. Give their classes a get_config and from_config that make them anew.",
             stacklevel=2,
         )
     return copy.model

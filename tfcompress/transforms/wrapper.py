@@ -49,6 +49,7 @@ class TransformedLayer(keras.layers.Wrapper):
     ) -> None:
         # Before Keras's own part of __init__, which reads the signature of `call`.
         object.__setattr__(self, "_layer_signature", inspect.signature(layer.call))
+        object.__setattr__(self, "_signature", _with_training(self._layer_signature))
         super().__init__(
             layer,
             name=name or layer.name,
@@ -81,21 +82,31 @@ class TransformedLayer(keras.layers.Wrapper):
 
     @property
     def call(self) -> Callable[..., Any]:
-        """The layer's call with transformed kernels; it has the signature of the layer's own."""
+        """The layer's call with transformed kernels; it has the signature of the layer's own.
+
+        And `training` in any case: transforms may want to know.
+        """
 
         def call(*args: Any, **kwargs: Any) -> Any:
             return self._transformed(*args, **kwargs)
 
-        call.__signature__ = self._layer_signature  # type: ignore[attr-defined]
+        call.__signature__ = self._signature  # type: ignore[attr-defined]
         return call
 
     def _transformed(self, *args: Any, **kwargs: Any) -> Any:
+        training = self._signature.bind_partial(*args, **kwargs).arguments.get("training")
+        kwargs = self._accepted(kwargs)
         if self._pending:  # this call builds the layer
             outputs = self.layer(*args, **kwargs)
             self._prepare(called=True)
             return outputs
-        with Substitution([(v, effective(v, own)) for v, own in self._kernels], self):
+        values = [(v, effective(v, own, training)) for v, own in self._kernels]
+        with Substitution(values, self):
             return self.layer(*args, **kwargs)
+
+    def _accepted(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        takes = "training" in self._layer_signature.parameters
+        return kwargs if takes else {k: v for k, v in kwargs.items() if k != "training"}
 
     def build(self, *shapes: Any, **shapes_by_name: Any) -> None:
         """Builds the layer where shapes are given; otherwise the first call does."""
@@ -145,7 +156,7 @@ class TransformedLayer(keras.layers.Wrapper):
             or cls.compute_output_spec is not base.compute_output_spec
         )
         if declared and not self._pending:
-            return self.layer.compute_output_spec(*args, **kwargs)
+            return self.layer.compute_output_spec(*args, **self._accepted(kwargs))
         # Traces `call`, which builds the layer and casts as its policy says.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
@@ -223,11 +234,22 @@ class TransformedLayer(keras.layers.Wrapper):
         )
 
 
-def effective(variable: Any, transforms: Sequence[WeightTransform]) -> Any:
+def _with_training(signature: inspect.Signature) -> inspect.Signature:
+    parameters = list(signature.parameters.values())
+    if "training" not in signature.parameters:
+        place = len(parameters)
+        if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
+            place -= 1
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.insert(place, inspect.Parameter("training", kind, default=None))
+    return signature.replace(parameters=parameters)
+
+
+def effective(variable: Any, transforms: Sequence[WeightTransform], training: Any = None) -> Any:
     """What the layer computes with in place of the variable."""
     value = read(variable)
     for transform in transforms:
-        value = transform(value)
+        value = transform(value, training)
     return value
 
 

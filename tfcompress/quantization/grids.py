@@ -1,0 +1,235 @@
+"""Grids of integers: a scale and a zero point, chosen so that the converter finds the same bits.
+
+The converter reads a range (min, max) from each fake-quant operator and computes, in double,
+scale = (max - min) / steps. A scale of 24 significant bits does not always survive that: the
+product scale * steps is rounded to float32 first. So every scale chosen here has as many zero bits
+at its end as a stored integer has bits (a relative change of at most 2^-16). Then the range, the
+weights (integer * scale) and the products of two scales in double are all exact, and no rounding
+on the way to the file can differ from ours.
+
+Everything works on tensors, in graphs too: a scale is a variable while a model trains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfcompress.errors import ConfigError
+from tfcompress.quantization.arithmetic import exact
+
+SMALLEST = 2.0**-60
+"""No scale is below this: the converter takes a range under 2^-52 as empty and sets scale 1."""
+
+WEIGHT_RATIO = 2.0**-16
+"""No weight scale is below this part of its kernel's largest."""
+
+BIAS_LIMIT = 2.0**23
+"""No bias integer is beyond this: up to here float32 brings integer * scale to the converter."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """real = (integer - zero_point) * scale.
+
+    Attributes:
+        scale: float32 tensor, scalar or one value per channel (the last axis of what it
+            quantizes); anything that TensorFlow makes a tensor of.
+        zero_point: integer-valued float32 tensor, scalar.
+    """
+
+    scale: Any
+    zero_point: Any = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "zero_point"):
+            value = getattr(self, name)
+            if not tf.is_tensor(value) or hasattr(value, "assign"):
+                value = tf.convert_to_tensor(value, tf.float32)
+            object.__setattr__(self, name, value)
+
+
+def softmax_grid() -> Grid:
+    """The one output grid of SOFTMAX and LOGISTIC."""
+    return Grid(1 / 256, -128)
+
+
+def tanh_grid() -> Grid:
+    """The one output grid of TANH and L2_NORMALIZATION."""
+    return Grid(1 / 128, 0)
+
+
+def log_softmax_grid() -> Grid:
+    """The one output grid of LOG_SOFTMAX."""
+    return Grid(16 / 256, 127)
+
+
+def limits(bits: int, *, narrow: bool = False) -> tuple[int, int]:
+    """Smallest and largest integer of `bits` (2 to 8) bits; narrow leaves out the smallest."""
+    if not 2 <= bits <= 8:
+        raise ConfigError(f"bits must be 2 to 8, got {bits}.")
+    half = 2 ** (bits - 1)
+    return (1 - half if narrow else -half), half - 1
+
+
+def short_scale(scale: Any, *, bits: int = 8) -> tf.Tensor:
+    """Rounds scales to 24 - `bits` significant bits, so that integer * scale is exact in float32.
+
+    Args:
+        scale: positive float32 tensor, normal numbers.
+        bits: width of the integers.
+
+    Returns:
+        float32 tensor of the same shape; a relative change of at most 2^(bits - 24).
+    """
+    stored = tf.bitcast(tf.convert_to_tensor(scale, tf.float32), tf.int32)
+    # Rounding by integers: a carry moves into the exponent by itself, and nothing can be fused.
+    half = 1 << (bits - 1)
+    return tf.bitcast(tf.bitwise.bitwise_and(stored + half, -(1 << bits)), tf.float32)
+
+
+def choose_grid(minimum: Any, maximum: Any, *, bits: int = 8, symmetric: bool = False) -> Grid:
+    """The activation grid of a range.
+
+    The zero point is an integer before anything is derived from it, and 0 is always on the grid. A
+    range like [-8, 8] puts it on a tie, where fake-quant and the converter would round it apart.
+    The grid's range is the one asked for, moved by at most half a step: what it cuts off at one
+    end is no further off than rounding brings anyway.
+
+    Args:
+        minimum: float32 tensor, scalar.
+        maximum: float32 tensor, scalar.
+        bits: 2 to 8.
+        symmetric: zero point 0, and the range of the larger side for both.
+
+    Returns:
+        The grid. A range that is empty or smaller than floats can tell gets the smallest scale.
+    """
+    low, high = limits(bits)
+    lowest = tf.minimum(tf.convert_to_tensor(minimum, tf.float32), 0.0)
+    highest = tf.maximum(tf.convert_to_tensor(maximum, tf.float32), 0.0)
+    if symmetric:
+        # -2^(n-1) is left unused by neither side of a symmetric range: high steps for the larger.
+        scale = exact.quotient(tf.maximum(-lowest, highest), float(high))
+        return Grid(short_scale(tf.maximum(scale, SMALLEST), bits=bits), tf.zeros_like(scale))
+    scale = tf.maximum(exact.quotient(highest - lowest, float(high - low)), SMALLEST)
+    zero_point = low - tf.round(exact.quotient(lowest, scale))
+    # A negative zero of the subtraction would show up as such in files and reports.
+    return Grid(short_scale(scale, bits=bits), tf.clip_by_value(zero_point, low, high) + 0.0)
+
+
+def weight_grid(kernel: Any, *, bits: int = 8, least: Any = 0.0) -> Grid:
+    """The grid of a kernel: symmetric, narrow range, one scale for each index of the last axis.
+
+    Args:
+        kernel: float32 tensor (..., channels). A depthwise kernel (h, w, c, m) comes reshaped to
+            (h, w, c * m); for one scale per tensor, reshape to (-1, 1).
+        bits: 2 to 8.
+        least: float32 tensor, scalar or (channels,): no scale below it (`least_weight_scale`).
+
+    Returns:
+        A grid with scale (channels,) and zero point 0. A channel whose weights are tiny beside
+        those of the others (all zero, say) has its scale held at 2^-16 of the largest one: on an
+        output grid that all channels share, what this loses cannot be seen.
+    """
+    _, high = limits(bits, narrow=True)
+    kernel = tf.convert_to_tensor(kernel, tf.float32)
+    axes = list(range(kernel.shape.rank - 1))
+    scale = exact.quotient(tf.reduce_max(tf.abs(kernel), axes), float(high))
+    scale = tf.maximum(scale, tf.reduce_max(scale) * WEIGHT_RATIO)
+    scale = tf.maximum(scale, tf.maximum(least, SMALLEST))
+    return Grid(short_scale(scale, bits=8), 0.0)
+
+
+def least_weight_scale(bias: Any, inputs: Grid) -> tf.Tensor:
+    """The smallest weight scales for which a bias stays within its integers.
+
+    A channel with tiny weights and a plain bias (BatchNorm with a small gamma, folded) would ask
+    for bias integers beyond what float32 holds and, from 2^31, beyond what the file holds.
+
+    Args:
+        bias: float32 tensor (channels,).
+        inputs: grid of the layer's input.
+
+    Returns:
+        float32 tensor (channels,), for `weight_grid(least=...)`.
+    """
+    return exact.quotient(tf.abs(bias), inputs.scale) * (1.001 / BIAS_LIMIT)
+
+
+def quantize_weights(kernel: Any, grid: Grid, *, bits: int = 8) -> tf.Tensor:
+    """Integers of a kernel, nearest, ties to even.
+
+    Args:
+        kernel: float32 tensor (..., channels).
+        grid: its grid (`weight_grid`).
+        bits: 2 to 8.
+
+    Returns:
+        Integer-valued float32 tensor of the kernel's shape. Times the scale it is exact in
+        float32, and the converter gets the same integers back.
+    """
+    low, high = limits(bits, narrow=True)
+    return tf.clip_by_value(tf.round(exact.quotient(kernel, grid.scale)), low, high)
+
+
+def bias_grid(inputs: Grid, weights: Grid) -> tf.Tensor:
+    """Scales of a bias: float64 tensor, scalar or (channels,), input scale * weight scale.
+
+    The product is exact. The converter divides by it in double, and stores it as float32.
+    """
+    return tf.cast(inputs.scale, tf.float64) * tf.cast(weights.scale, tf.float64)
+
+
+def quantize_bias(bias: Any, inputs: Grid, weights: Grid) -> tf.Tensor:
+    """Integers of a bias, as the converter rounds them: nearest, ties away from zero.
+
+    Args:
+        bias: float32 tensor (channels,).
+        inputs: grid of the layer's input.
+        weights: grid of its kernel.
+
+    Returns:
+        Integer-valued float32 tensor (channels,), clipped to +-2^23; `least_weight_scale` keeps
+        a kernel's grid from asking for more.
+    """
+    whole = exact.half_away(tf.cast(bias, tf.float64) / bias_grid(inputs, weights))
+    return tf.cast(tf.clip_by_value(whole, -BIAS_LIMIT, BIAS_LIMIT), tf.float32)
+
+
+def bias_values(integers: Any, inputs: Grid, weights: Grid) -> tf.Tensor:
+    """The float32 bias that the converter turns into these integers."""
+    return tf.cast(tf.cast(integers, tf.float64) * bias_grid(inputs, weights), tf.float32)
+
+
+def fake_quant_range(
+    grid: Grid, *, bits: int = 8, narrow: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a fake-quant operator must be given for the converter to find exactly this grid.
+
+    Args:
+        grid: a grid whose values are known (eager).
+        bits: `num_bits` of the operator: 8 also for a kernel of fewer bits that int8 tensors keep.
+        narrow: its `narrow_range`; True for kernels.
+
+    Returns:
+        min and max, float32 of the scale's shape.
+
+    Raises:
+        ConfigError: the grid does not survive, as its scale has too many significant bits
+            (`short_scale`).
+    """
+    low, high = limits(bits, narrow=narrow)
+    scale, zero_point = np.asarray(grid.scale), np.asarray(grid.zero_point)
+    ends = [((end - zero_point) * scale).astype(np.float32) for end in (low, high)]
+    # As the converter does it (getNudgedScaleAndZeroPoint in MLIR's FakeQuantSupport.cc; measured).
+    found = ((ends[1].astype(np.float64) - ends[0]) / (high - low)).astype(np.float32)
+    if not np.array_equal(found, scale):
+        raise ConfigError(
+            f"scale {scale[found != scale]} does not survive as a float32 range: it has more than "
+            f"{24 - bits} significant bits. Pass scales through `short_scale`."
+        )
+    return ends[0], ends[1]
