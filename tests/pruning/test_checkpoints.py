@@ -5,7 +5,7 @@ import os
 import keras
 import numpy as np
 import pytest
-from training import SCHEDULE, assert_exact, compiled, data, small_model
+from training import SCHEDULE, assert_exact, compiled, data, layers, small_model
 
 import tfcompress as tfc
 
@@ -189,3 +189,19 @@ def test_plot_of_what_was_measured(tmp_path):
     planned, measured = figure.axes[0].lines
     assert planned.get_ydata()[-1] == measured.get_ydata()[-1] == 75.0
     assert (tmp_path / "pruning.svg").read_text().startswith("<?xml")
+
+
+def test_a_glob_sets_schedules_and_a_name_asks_for_depthwise_layers():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 2)),
+            layers.Conv2D(6, 3, name="conv_1"),
+            layers.DepthwiseConv2D(3, name="conv_dw_1"),
+            layers.DepthwiseConv2D(3, name="conv_dw_2"),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
+    once = tfc.OneShot(0.5, 0)
+    pruner = tfc.Pruner(model, {"conv_dw_2": once, "conv_*": once})
+    assert [entry.name for entry in pruner.report.changed] == ["conv_1", "conv_dw_2"]

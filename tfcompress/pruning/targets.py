@@ -169,6 +169,13 @@ def select(
     included = scope.resolve(include, layers, "include")
     excluded = scope.resolve(exclude, layers, "exclude")
     named = include is not None
+    by_name = set(included)
+    if isinstance(schedule, dict):
+        # A glob such as "conv_*" sets the schedule of what is pruned; it does not ask for what is
+        # left alone by default, as depthwise layers. A name or a class does.
+        for part, (_, ids) in zip(schedule, by_schedule, strict=True):
+            if ids is not None and not (isinstance(part, str) and set(part) & set("*?[")):
+                by_name |= ids
     chosen: list[list[Target]] = [[] for _ in by_schedule]
     seen: set[int] = set()
     for path, layer in layers:
@@ -179,7 +186,7 @@ def select(
                 report.add(path, kind, "left", "it has no kernel")
             continue
         index, reason = _schedule_of(layer, by_schedule)
-        reason = reason or _why_left(layer, named or isinstance(schedule, dict), excluded)
+        reason = reason or _why_left(layer, id(layer) in by_name, excluded)
         if named and id(layer) not in included:
             reason = "not included"
         if reason:

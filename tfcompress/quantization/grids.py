@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.errors import ConfigError
-from tfcompress.quantization.arithmetic import exact
+from tfcompress.quantization import exact
 
-SMALLEST = 2.0**-60
+SMALLEST = 2.0**-56
 """No scale is below this: the converter takes a range under 2^-52 as empty and sets scale 1."""
 
 WEIGHT_RATIO = 2.0**-16
@@ -47,8 +47,11 @@ class Grid:
     def __post_init__(self) -> None:
         for name in ("scale", "zero_point"):
             value = getattr(self, name)
-            if not tf.is_tensor(value) or hasattr(value, "assign"):
+            if hasattr(value, "assign"):  # A variable is read where it is used.
                 value = tf.convert_to_tensor(value, tf.float32)
+            elif not tf.is_tensor(value):
+                with tf.init_scope():  # Known: what follows from it is computed ahead.
+                    value = tf.convert_to_tensor(value, tf.float32)
             object.__setattr__(self, name, value)
 
 

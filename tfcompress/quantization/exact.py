@@ -17,12 +17,36 @@ fused and reordered at will; most of this package is arranged to be of that kind
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
+_F = TypeVar("_F", bound=Callable[..., Any])
+
 _LARGE = np.float32(3e38)
+
+
+def ahead(function: _F) -> _F:
+    """Makes a function of grids run at trace time where all its grids are known.
+
+    Then tables and ratios are constants of the graph, computed operator by operator out of the
+    compilers' reach, and conditions are decided, so that only one form of an operator is built.
+    Grids that come from variables leave everything in the graph.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **options: Any) -> Any:
+        grids = [arg for arg in args if hasattr(arg, "zero_point")]
+        tensors = [t for grid in grids for t in (grid.scale, grid.zero_point)]
+        if all(hasattr(tensor, "numpy") for tensor in tensors):
+            with tf.init_scope():
+                return function(*args, **options)
+        return function(*args, **options)
+
+    return run  # type: ignore[return-value]
 
 
 def pin(x: Any) -> tf.Tensor:
@@ -31,7 +55,7 @@ def pin(x: Any) -> tf.Tensor:
 
 
 def quotient(a: Any, b: Any) -> tf.Tensor:
-    """a / b rounded once to float32, whatever the compiler makes of the division.
+    """The quotient a / b rounded once to float32, whatever the compiler makes of the division.
 
     Args:
         a: float32 tensor.
@@ -44,20 +68,15 @@ def quotient(a: Any, b: Any) -> tf.Tensor:
 
 
 def wide_quotient(a: Any, b: Any) -> tf.Tensor:
-    """a / b in float64, as C computes it for two floats cast to double.
+    """The quotient a / b in float64, as C computes it for two floats cast to double.
 
-    Values that are known now are divided now, out of the reach of compilers. (A known divisor under
-    an unknown dividend may come out one unit in the 53rd bit off.)
+    A known divisor under a dividend that is not may come out one unit in the 53rd bit off.
     """
-    known = [tf.get_static_value(tf.convert_to_tensor(value)) for value in (a, b)]
-    if known[0] is not None and known[1] is not None:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return tf.constant(known[0].astype(np.float64) / known[1].astype(np.float64))
     return tf.cast(a, tf.float64) / tf.cast(b, tf.float64)
 
 
 def product(a: Any, b: Any) -> tf.Tensor:
-    """a * b rounded to float32, and not fused with what follows."""
+    """The product a * b rounded to float32, and not fused with what follows."""
     return pin(tf.convert_to_tensor(a, tf.float32) * b)
 
 
@@ -114,7 +133,7 @@ def fixed_multiplier(ratio: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def doubling_high(x: tf.Tensor, multiplier: tf.Tensor, bits: int = 32) -> tf.Tensor:
-    """x * multiplier / 2^(bits - 1), nearest, ties up (SaturatingRoundingDoublingHighMul).
+    """Returns x * multiplier / 2^(bits - 1), nearest, ties up (TFLite's ...DoublingHighMul).
 
     Args:
         x: int64 tensor of integers of `bits` bits.
@@ -127,13 +146,13 @@ def doubling_high(x: tf.Tensor, multiplier: tf.Tensor, bits: int = 32) -> tf.Ten
 
 
 def truncated_shift(x: tf.Tensor, exponent: int) -> tf.Tensor:
-    """x / 2^exponent, truncated towards zero, of an int64 tensor."""
+    """Divides by 2^exponent, truncated towards zero, of an int64 tensor."""
     size = tf.bitwise.right_shift(tf.abs(x), tf.constant(exponent, tf.int64))
     return tf.where(x >= 0, size, -size)
 
 
 def rounding_shift(x: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
-    """x / 2^exponent, nearest, ties away from zero, of an int64 tensor (RoundingDivideByPOT)."""
+    """Divides an int64 tensor by 2^exponent: nearest, ties away from 0 (RoundingDivideByPOT)."""
     exponent = tf.cast(exponent, tf.int64)
     one = tf.ones_like(exponent)
     mask = tf.bitwise.left_shift(one, exponent) - 1
@@ -143,7 +162,7 @@ def rounding_shift(x: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
 
 
 def fixed_multiply(x: Any, ratio: tf.Tensor, *, half_up: bool = False) -> tf.Tensor:
-    """x * ratio as TFLite's integer kernels compute it (MultiplyByQuantizedMultiplier).
+    """The product x * ratio as TFLite's integer kernels compute it (MultiplyByQuantizedMultiplier).
 
     Rounded twice, so it is off the true product's nearest integer now and then, by 1.
 
