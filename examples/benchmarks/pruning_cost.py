@@ -3,18 +3,17 @@
     TFCOMPRESS_DATA=... python examples/benchmarks/pruning_cost.py [--quick] [--threads N]
 
 Fashion-MNIST, a depthwise-separable network of 39,914 parameters, batches of 128, Adam, masks
-updated every 100 steps. All variants take turns in one process, a block of steps at a time, in an
-order that reverses from round to round. CPU time is that of all threads of the process. Each block
-is a `fit` of its own, timed from a batch on by which everything is traced, and contains exactly
-as many updates of the masks as its steps call for. tfmot prunes a tf_keras copy and is compared
+updated every 100 steps. All variants take turns in one process, a block of 100 steps at a time, in
+an order that reverses from round to round: so each block has exactly one update of the masks.
+CPU time is that of all threads of the process. tfmot prunes a tf_keras copy and is compared
 with plain tf_keras `fit`, as the two Keras versions differ in cost themselves.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -38,42 +37,79 @@ COMPARED = {
 }
 
 
-class StepTimer:
-    """CPU seconds from the begin of one batch to that of another, all callbacks included.
+class Turn:
+    """Lets a `fit` run a block of steps at a time, and times each block.
 
-    It must come first in the list of callbacks: `begin` then follows everything that the batch
-    before has cost.
+    Its `begin` belongs first into the callbacks, so that it follows all that the batch before has
+    cost. Every variant is in a `fit` of its own all the time, in a thread that waits for its turn:
+    so blocks are short without anything being traced anew.
     """
 
-    def __init__(self, first: int, steps: int) -> None:
-        self.first, self.steps = first, steps
-        self.cpu = self.wall = 0.0
+    def __init__(self, warm_up: int, steps: int) -> None:
+        self.warm_up, self.steps = warm_up, steps
+        self.go, self.gone = threading.Semaphore(0), threading.Semaphore(0)
+        self.blocks: list[tuple[float, float]] = []  # CPU and wall seconds
+        self._batch = 0
+        self._start: tuple[float, float] | None = None
 
     def begin(self, batch: int, logs: Any = None) -> None:
         """What to call when a batch begins."""
-        if batch == self.first:
-            self.cpu, self.wall = -time.process_time(), -time.perf_counter()
-        elif batch == self.first + self.steps:
-            self.cpu += time.process_time()
-            self.wall += time.perf_counter()
+        done = self._batch - self.warm_up
+        self._batch += 1
+        if done < 0 or done % self.steps:
+            return
+        now = (time.process_time(), time.perf_counter())
+        if self._start is not None:
+            self.blocks.append((now[0] - self._start[0], now[1] - self._start[1]))
+        self.hand_over()
+        self._start = (time.process_time(), time.perf_counter())
+
+    def hand_over(self) -> None:
+        """Ends this turn and waits for the next."""
+        self.gone.release()
+        self.go.acquire()
 
 
 class Variant:
-    """A compiled model of a Keras version with its callbacks; `block` trains it on, timed."""
+    """A compiled model of a Keras version in a `fit` with its callbacks."""
 
     def __init__(self, module: Any, model: Any, callbacks: list[Any]) -> None:
         self.module, self.model, self.callbacks = module, model, callbacks
+        self.error: BaseException | None = None
 
-    def block(self, x: np.ndarray, y: np.ndarray, steps: int) -> tuple[float, float]:
-        """CPU and wall milliseconds per step."""
-        timer = StepTimer(WARM_UP, steps)
-        first = self.module.callbacks.LambdaCallback(on_train_batch_begin=timer.begin)
-        # One batch more, whose begin ends the timed part.
-        count = (WARM_UP + steps + 1) * BATCH
-        self.model.fit(
-            x[:count], y[:count], batch_size=BATCH, verbose=0, callbacks=[first, *self.callbacks]
-        )
-        return 1e3 * timer.cpu / steps, 1e3 * timer.wall / steps
+    def start(self, x: np.ndarray, y: np.ndarray, steps: int) -> None:
+        """Begins the `fit` and waits until it is warm."""
+        self.turn = Turn(WARM_UP, steps)
+        self.thread = threading.Thread(target=self._fit, args=(x, y), daemon=True)
+        self.thread.start()
+        self._wait()
+
+    def _fit(self, x: np.ndarray, y: np.ndarray) -> None:
+        first = self.module.callbacks.LambdaCallback(on_train_batch_begin=self.turn.begin)
+        try:
+            self.model.fit(
+                x,
+                y,
+                batch_size=BATCH,
+                epochs=1_000_000,
+                verbose=0,
+                callbacks=[first, *self.callbacks],
+            )
+        except BaseException as e:  # told in the main thread
+            self.error = e
+        self.turn.gone.release()
+
+    def _wait(self) -> None:
+        self.turn.gone.acquire()
+        if self.error is not None:
+            raise self.error
+
+    def block(self) -> tuple[float, float]:
+        """CPU and wall milliseconds per step of the next block."""
+        self.turn.go.release()
+        self._wait()
+        cpu, wall = self.turn.blocks[-1]
+        return 1e3 * cpu / self.turn.steps, 1e3 * wall / self.turn.steps
 
 
 def variants(x: np.ndarray, total_steps: int) -> dict[str, Variant]:
@@ -122,12 +158,15 @@ def measure(
     blocks: int, steps: int, note: Callable[[str], None]
 ) -> dict[str, list[tuple[float, float]]]:
     x, y, _, _ = fashion_mnist()
-    order = variants(x, (blocks + 1) * (WARM_UP + steps + 1))
+    whole = len(x) // BATCH * BATCH  # a smaller last batch would be traced on its own
+    order = variants(x, WARM_UP + (blocks + 1) * steps)
+    for variant in order.values():
+        variant.start(x[:whole], y[:whole], steps)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in order}
     for round_ in range(blocks):
         names = list(order) if round_ % 2 == 0 else list(order)[::-1]
         for name in names:
-            found[name].append(order[name].block(x, y, steps))
+            found[name].append(order[name].block())
         times = ", ".join(f"{name} {found[name][-1][0]:.1f}" for name in order)
         note(f"round {round_ + 1} of {blocks}, CPU ms per step: {times}")
     return found
@@ -160,13 +199,11 @@ def main() -> None:
     arguments = parser.parse_args()
     import tensorflow as tf
 
-    # The schedule rises for as long as is measured, so every block but the last ends before it.
-    warnings.filterwarnings("ignore", "Training ended at step")
     if arguments.threads:
         tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
         tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
-    blocks = arguments.blocks or (3 if arguments.quick else 12)
-    steps = 100 if arguments.quick else 200
+    blocks = arguments.blocks or (4 if arguments.quick else 24)
+    steps = FREQUENCY
     load = [os.getloadavg()[0]]
     found = measure(blocks, steps, lambda line: print(line, flush=True))
     load.append(os.getloadavg()[0])

@@ -97,6 +97,7 @@ def examples() -> list[Example]:
         *binary(),
         *moves(),
         *unary(),
+        *floated(),
         *reduced(),
         *resized(),
     ]
@@ -523,6 +524,39 @@ def unary() -> Iterator[Example]:
             options=("SoftmaxOptions", {"beta": 1.0}),
             placed=False,
         )
+
+
+def floated() -> Iterator[Example]:
+    """Operators that the converter leaves in float, between a DEQUANTIZE and a QUANTIZE."""
+    kinds: dict[str, Any] = {
+        "ELU": tables.elu,
+        "SQRT": tables.sqrt,
+        "RSQRT": tables.rsqrt,
+        "SQUARE": tables.square,
+    }
+    for kind, function in kinds.items():
+        for i, (x, out) in enumerate(UNARY_GRIDS):
+            if kind in ("SQRT", "RSQRT"):
+                x = (x[0], -128)
+            q = (ALL[1:] if kind == "RSQRT" else ALL)[None]
+            tensors = {
+                "x0": T(q.shape, "int8", None, *x),
+                "a": T(q.shape),
+                "b": T(q.shape),
+                "y": T(q.shape, "int8", None, *out),
+            }
+            operators = [
+                Op("DEQUANTIZE", ["x0"], ["a"], ("DequantizeOptions", {}), 2),
+                Op(kind, ["a"], ["b"]),
+                Op("QUANTIZE", ["b"], ["y"], ("QuantizeOptions", {})),
+            ]
+            yield Example(
+                f"{kind} grids {i}",
+                Graph(tensors, operators),
+                [q],
+                lambda t, g, f=function: f(t[0], *g),
+                [x, out],
+            )
 
 
 # -- many values of one tensor

@@ -117,7 +117,7 @@ def test_a_chosen_grid_covers_its_range_to_half_a_step(size, share, bits, symmet
     half = float(grid.scale) * 0.502
     assert bottom <= low + half
     assert top >= high - half
-    assert symmetric or top - bottom <= max(high - low, 1e-12) * (1 + 2.0**-15)
+    assert symmetric or top - bottom <= max(high - low, 2e-6) * (1 + 2.0**-15)
     assert float(grid.zero_point) == round(float(grid.zero_point))
     assert not symmetric or float(grid.zero_point) == 0
 
@@ -157,7 +157,7 @@ def test_grids_are_the_same_in_graphs_and_under_xla():
 
 def test_a_scale_that_would_not_survive_is_refused():
     with pytest.raises(tfc.ConfigError, match="short_scale"):
-        grids.fake_quant_range(Grid(np.float32(1.9960939), -128))
+        grids.fake_quant_range(Grid(np.float32(1.8574042320251465), -28))
     with pytest.raises(tfc.ConfigError, match="2 to 8"):
         grids.choose_grid(0, 1, bits=9)
 

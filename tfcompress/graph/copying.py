@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfcompress.errors import CompressError, ModelTypeError
 from tfcompress.graph import attributes
@@ -18,6 +19,32 @@ from tfcompress.graph.state import align, copy_state
 Wrap = Callable[[Any, Any], Any]
 # Layer of the original -> the layer that is copied in its stead.
 Unwrap = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What takes a layer's place in a copy.
+
+    Attributes:
+        layers: new layers, called one after the other; none where the layer is dropped.
+        weights: values for the last of them.
+        why: what was done, for the report.
+    """
+
+    layers: Sequence[keras.Layer]
+    weights: Sequence[np.ndarray] = ()
+    why: str = ""
+
+    def __call__(self, x: Any) -> Any:
+        """Calls the layers."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def set_weights(self) -> None:
+        """Gives the last layer, which is built by now, its weights."""
+        if self.weights:
+            self.layers[-1].set_weights(list(self.weights))
 
 
 @dataclass
@@ -38,7 +65,11 @@ class Copy:
 
 
 def copy_model(
-    model: keras.Model, *, wrap: Wrap | None = None, unwrap: Unwrap | None = None
+    model: keras.Model,
+    *,
+    wrap: Wrap | None = None,
+    unwrap: Unwrap | None = None,
+    replacements: Mapping[int, Replacement] | None = None,
 ) -> Copy:
     """A copy of a model with weights of its own and the same values in them.
 
@@ -52,12 +83,16 @@ def copy_model(
         model: a built model; it does not change.
         wrap: puts something in place of a layer's copy.
         unwrap: chooses what is copied in place of a layer.
+        replacements: by `id` of a layer in a Functional or Sequential model, what is called in
+            its place.
 
     Raises:
         ModelTypeError: a subclassed model that cannot be rebuilt from its config, or that is not
             the same model then.
     """
-    copier = _Copier(wrap or (lambda layer, copy: copy), unwrap or (lambda layer: layer))
+    copier = _Copier(
+        wrap or (lambda layer, copy: copy), unwrap or (lambda layer: layer), replacements or {}
+    )
     with _own_classes(model):
         copier.result.model = copier.model(model)
     return copier.result
@@ -76,8 +111,8 @@ def is_graph(layer: Any) -> bool:
 
 
 class _Copier:
-    def __init__(self, wrap: Wrap, unwrap: Unwrap) -> None:
-        self._wrap, self._unwrap = wrap, unwrap
+    def __init__(self, wrap: Wrap, unwrap: Unwrap, replacements: Mapping[int, Replacement]) -> None:
+        self._wrap, self._unwrap, self._replacements = wrap, unwrap, replacements
         self._made: dict[int, Any] = {}
         self.result = Copy()
 
@@ -105,7 +140,10 @@ class _Copier:
         x = first
         for layer in model.layers:
             x = self._operation(layer)(x)
-        copies = [self._made[id(layer)] for layer in model.layers]
+        copies: list[Any] = []
+        for layer in model.layers:
+            made = self._made[id(layer)]
+            copies += made.layers if isinstance(made, Replacement) else [made]
         cls = plain_class(model)
         if cls.__init__ is not keras.Sequential.__init__:
             self._note_class(model, cls)
@@ -128,7 +166,11 @@ class _Copier:
 
         def first_call(*args: Any, **kwargs: Any) -> Any:
             source = self._unwrap(operation)
-            if is_graph(source) or plain_class(source) is not type(source):
+            made: Any = self._replacements.get(id(source))
+            if made is not None:
+                outputs = made(args[0])  # of one input; its arguments were the old layer's
+                made.set_weights()
+            elif is_graph(source) or plain_class(source) is not type(source):
                 made = self.model(source)
                 outputs = made(*args, **kwargs)
             elif isinstance(source, keras.Layer):

@@ -14,7 +14,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfcompress.surgery.rewriting import Calls, Replacement
+from tfcompress.graph.calls import Calls
+from tfcompress.graph.copying import Replacement
 
 _AS_THEY_ARE: Final = (layers.Dropout, layers.Activation, layers.ReLU, layers.Dense)
 """Layers that compute the same on (batch, features) as on (batch, 1, 1, features)."""

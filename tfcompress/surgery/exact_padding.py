@@ -16,7 +16,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfcompress.surgery.rewriting import Calls, Replacement
+from tfcompress.graph.calls import Calls
+from tfcompress.graph.copying import Replacement
 
 _SIDES = (3, 5)
 

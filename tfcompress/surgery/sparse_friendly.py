@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tfcompress.errors import CompressError, VerificationError
+from tfcompress import registry
+from tfcompress.errors import CompressError, ModelTypeError, VerificationError
 from tfcompress.report import CompressionReport
 from tfcompress.runtime import sparse_rules
 
@@ -66,19 +67,44 @@ def sparse_friendly(
     Source: Elsen et al. 2020, "Fast Sparse ConvNets" (arXiv:1911.09723), for the form that the
     kernels take.
     """
-    from tfcompress.surgery.exact_heads import head_replacements
-    from tfcompress.surgery.exact_padding import padding_replacements
-    from tfcompress.surgery.rewriting import Calls, Replacement, Rewriter
-
     report = CompressionReport("sparse_friendly") if report is None else report
-
-    def plan(calls: Calls) -> dict[int, Replacement]:
-        return {**padding_replacements(calls), **head_replacements(calls)}
-
-    rewritten = Rewriter(plan, report).copy(model)
+    rewritten = _rewritten(model, report)
     _check_outputs(model, rewritten)
     _judge(rewritten, report, input_shapes)
     return rewritten
+
+
+def _rewritten(model: keras.Model, report: CompressionReport) -> keras.Model:
+    """The copy, with all that can be replaced in the model and in those it nests."""
+    from tfcompress.graph.calls import Calls, functional
+    from tfcompress.graph.copying import Replacement, copy_model, is_graph
+    from tfcompress.keras3 import check_keras3
+    from tfcompress.surgery.exact_heads import head_replacements
+    from tfcompress.surgery.exact_padding import padding_replacements
+
+    check_keras3(model)
+    if functional(model) is None:
+        raise ModelTypeError(
+            "A model can be rewritten where Keras knows its graph of layers: Functional, or "
+            f"Sequential and built. Received: {model.name!r} of class {type(model).__name__}. "
+            "Rewrite the Functional models inside it, or build it from keras.Input."
+        )
+    replacements: dict[int, Replacement] = {}
+    for graph in filter(is_graph, model._flatten_layers()):
+        calls = Calls(graph)
+        replacements |= {**padding_replacements(calls), **head_replacements(calls)}
+    copy = copy_model(model, replacements=replacements)
+    shared = {id(layer): reason for layer, reason in copy.shared}
+    for path, layer in registry.walk(model):
+        if id(layer) in replacements:
+            why = replacements[id(layer)].why
+            report.add(path, type(layer).__name__, "rewritten", why)
+        elif id(layer) in shared:
+            reason = shared[id(layer)]
+            why = f"it cannot be rebuilt from its config, so both models share it ({reason})"
+            report.add(path, type(layer).__name__, "left", why)
+    report.notes += copy.notes
+    return copy.model
 
 
 def _check_outputs(model: keras.Model, rewritten: keras.Model) -> None:
@@ -113,7 +139,7 @@ def _check_outputs(model: keras.Model, rewritten: keras.Model) -> None:
 def _packed(model: keras.Model, flat: list[np.ndarray]) -> Any:
     import keras
 
-    from tfcompress.surgery.rewriting import functional
+    from tfcompress.graph.calls import functional
 
     return keras.tree.pack_sequence_as(functional(model)._inputs_struct, flat)
 
