@@ -2,10 +2,10 @@
 
 The converter reads a range (min, max) from each fake-quant operator and computes, in double,
 scale = (max - min) / steps. A scale of 24 significant bits does not always survive that (up to 5 %
-of random ones do not), as both ends of the range are rounded to float32 first. So every scale chosen here has as many zero bits
-at its end as a stored integer has bits (a relative change of at most 2^-16). Then the range, the
-weights (integer * scale) and the products of two scales in double are all exact, and no rounding
-on the way to the file can differ from ours.
+of random ones do not), as both ends of the range are rounded to float32 first. So every scale
+chosen here has as many zero bits at its end as a stored integer has bits (a relative change of at
+most 2^-16). Then the range, the weights (integer * scale) and the products of two scales in double
+are all exact, and no rounding on the way to the file can differ from ours.
 
 Everything works on tensors, in graphs too: a scale is a variable while a model trains.
 """

@@ -82,7 +82,8 @@ def multiply(
             # Fixed-point there: the exact product (41 bits at most), nearest, half up.
             scaled = tf.cast(products, tf.float64) * tf.cast(ratio, tf.float64)
             return finish(tf.cast(tf.floor(scaled + 0.5), tf.float32), out, activation)
-        return finish(tf.round(exact.product(exact.pin(products), ratio)), out, activation)
+        # Without the pin Grappler gathers the ratio and a constant factor.
+        return finish(tf.round(exact.pin(products) * ratio), out, activation)
 
     def by_builtin() -> tf.Tensor:
         rescaled = exact.fixed_multiply(products, tf.cast(ratio, tf.float64))
@@ -166,7 +167,12 @@ def quantize(x: tf.Tensor, out: Grid) -> tf.Tensor:
     Returns:
         Integers, float32.
     """
-    return finish(tf.round(exact.product(exact.pin(x), exact.quotient(1.0, out.scale))), out)
+    return finish(tf.round(exact.pin(x) * _inverse(out)), out)
+
+
+@exact.ahead
+def _inverse(grid: Grid) -> tf.Tensor:
+    return exact.quotient(1.0, grid.scale)
 
 
 def dequantize(q: tf.Tensor, x: Grid) -> tf.Tensor:

@@ -72,8 +72,8 @@ def requantize(acc: tf.Tensor, ratio: Any, out: Grid, activation: Activation = N
     Returns:
         Integers of the output as float32.
     """
-    # The first pin keeps Grappler from moving the ratio into the kernel of a convolution.
-    return finish(tf.round(exact.product(exact.pin(acc), ratio)), out, activation)
+    # Without the pin Grappler moves a constant ratio into a constant kernel.
+    return finish(tf.round(exact.pin(acc) * ratio), out, activation)
 
 
 @exact.ahead
