@@ -3,9 +3,10 @@
     TFCOMPRESS_DATA=... python examples/benchmarks/pruning_cost.py [--quick] [--threads N]
 
 Fashion-MNIST, a depthwise-separable network of 39,914 parameters, batches of 128, Adam, masks
-updated every 100 steps. All variants take turns in one process, a block of 100 steps at a time, in
-an order that reverses from round to round: so each block has exactly one update of the masks.
-CPU time is that of all threads of the process. tfmot prunes a tf_keras copy and is compared
+updated every 100 steps. All variants train side by side in one process and take turns every 10
+steps, in an order that reverses each time, so that what else the machine does hits all of them.
+Ten turns make a block of 100 steps, with exactly one update of the masks. CPU time is that of all
+threads of the process. tfmot prunes a tf_keras copy and is compared
 with plain tf_keras `fit`, as the two Keras versions differ in cost themselves.
 """
 
@@ -26,10 +27,11 @@ import tfcompress as tfc
 
 BATCH = 128
 FREQUENCY = 100
+SLICE = 10  # steps until the next variant's turn
 WARM_UP = 20
 SAMPLES = 10_000  # of the bootstrap
 
-# Pruned variant -> (what it is compared with, label)
+# Pruned variant -> what it is compared with
 COMPARED = {
     "tfcompress, per layer": "Keras 3",
     "tfcompress, global": "Keras 3",
@@ -37,37 +39,39 @@ COMPARED = {
 }
 
 
+Times = dict[str, list[tuple[float, ...]]]
+
+
 class Turn:
-    """Lets a `fit` run a block of steps at a time, and times each block.
+    """Lets a `fit` run a slice of steps at a time, and times each slice.
 
     Its `begin` belongs first into the callbacks, so that it follows all that the batch before has
     cost. Every variant is in a `fit` of its own all the time, in a thread that waits for its turn:
-    so blocks are short without anything being traced anew.
+    so turns can be short without anything being traced anew.
     """
 
-    def __init__(self, warm_up: int, steps: int) -> None:
-        self.warm_up, self.steps = warm_up, steps
+    def __init__(self) -> None:
         self.go, self.gone = threading.Semaphore(0), threading.Semaphore(0)
-        self.blocks: list[tuple[float, float]] = []  # CPU and wall seconds
+        self.taken = np.zeros(2)  # CPU and wall seconds of the last slice
         self._batch = 0
-        self._start: tuple[float, float] | None = None
+        self._start = np.zeros(2)
 
     def begin(self, batch: int, logs: Any = None) -> None:
         """What to call when a batch begins."""
-        done = self._batch - self.warm_up
         self._batch += 1
-        if done < 0 or done % self.steps:
-            return
-        now = (time.process_time(), time.perf_counter())
-        if self._start is not None:
-            self.blocks.append((now[0] - self._start[0], now[1] - self._start[1]))
-        self.hand_over()
-        self._start = (time.process_time(), time.perf_counter())
+        if self._batch > WARM_UP and (self._batch - WARM_UP) % SLICE == 1:
+            self.taken = _clocks() - self._start
+            self.hand_over()
+            self._start = _clocks()
 
     def hand_over(self) -> None:
         """Ends this turn and waits for the next."""
         self.gone.release()
         self.go.acquire()
+
+
+def _clocks() -> np.ndarray:
+    return np.array([time.process_time(), time.perf_counter()])
 
 
 class Variant:
@@ -77,9 +81,9 @@ class Variant:
         self.module, self.model, self.callbacks = module, model, callbacks
         self.error: BaseException | None = None
 
-    def start(self, x: np.ndarray, y: np.ndarray, steps: int) -> None:
+    def start(self, x: np.ndarray, y: np.ndarray) -> None:
         """Begins the `fit` and waits until it is warm."""
-        self.turn = Turn(WARM_UP, steps)
+        self.turn = Turn()
         self.thread = threading.Thread(target=self._fit, args=(x, y), daemon=True)
         self.thread.start()
         self._wait()
@@ -104,12 +108,11 @@ class Variant:
         if self.error is not None:
             raise self.error
 
-    def block(self) -> tuple[float, float]:
-        """CPU and wall milliseconds per step of the next block."""
+    def slice(self) -> np.ndarray:
+        """CPU and wall seconds of the next slice."""
         self.turn.go.release()
         self._wait()
-        cpu, wall = self.turn.blocks[-1]
-        return 1e3 * cpu / self.turn.steps, 1e3 * wall / self.turn.steps
+        return self.turn.taken
 
 
 def variants(x: np.ndarray, total_steps: int) -> dict[str, Variant]:
@@ -147,32 +150,36 @@ def variants(x: np.ndarray, total_steps: int) -> dict[str, Variant]:
 
 
 def ratio_with_bound(pruned: list[float], plain: list[float]) -> tuple[float, float]:
-    """Ratio of the medians, and its upper bound (one-sided, 95 %) by a bootstrap over rounds."""
+    """Ratio of the medians, and its upper bound (one-sided, 95 %) by a bootstrap over blocks."""
     a, b = np.array(pruned), np.array(plain)
     picks = np.random.default_rng(0).integers(0, len(a), (SAMPLES, len(a)))
     ratios = np.median(a[picks], axis=1) / np.median(b[picks], axis=1)
     return float(np.median(a) / np.median(b)), float(np.quantile(ratios, 0.95))
 
 
-def measure(
-    blocks: int, steps: int, note: Callable[[str], None]
-) -> dict[str, list[tuple[float, float]]]:
+def measure(blocks: int, note: Callable[[str], None]) -> Times:
+    """CPU and wall milliseconds per step, of each variant in each block."""
     x, y, _, _ = fashion_mnist()
     whole = len(x) // BATCH * BATCH  # a smaller last batch would be traced on its own
-    order = variants(x, WARM_UP + (blocks + 1) * steps)
+    order = variants(x, WARM_UP + (blocks + 1) * FREQUENCY)
     for variant in order.values():
-        variant.start(x[:whole], y[:whole], steps)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in order}
-    for round_ in range(blocks):
-        names = list(order) if round_ % 2 == 0 else list(order)[::-1]
-        for name in names:
-            found[name].append(order[name].block())
+        variant.start(x[:whole], y[:whole])
+    found: Times = {name: [] for name in order}
+    names = list(order)
+    for number in range(blocks):
+        sums = {name: np.zeros(2) for name in names}
+        for _ in range(FREQUENCY // SLICE):
+            for name in names:
+                sums[name] += order[name].slice()
+            names.reverse()
+        for name, seconds in sums.items():
+            found[name].append(tuple(1e3 * seconds / FREQUENCY))
         times = ", ".join(f"{name} {found[name][-1][0]:.1f}" for name in order)
-        note(f"round {round_ + 1} of {blocks}, CPU ms per step: {times}")
+        note(f"block {number + 1} of {blocks}, CPU ms per step: {times}")
     return found
 
 
-def table(found: dict[str, list[tuple[float, float]]]) -> tuple[str, list[dict[str, Any]]]:
+def table(found: Times) -> tuple[str, list[dict[str, Any]]]:
     rows, result = [], []
     for name, times in found.items():
         cpu, wall = ([float(t[i]) for t in times] for i in (0, 1))
@@ -203,14 +210,13 @@ def main() -> None:
         tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
         tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
     blocks = arguments.blocks or (4 if arguments.quick else 24)
-    steps = FREQUENCY
     load = [os.getloadavg()[0]]
-    found = measure(blocks, steps, lambda line: print(line, flush=True))
+    found = measure(blocks, lambda line: print(line, flush=True))
     load.append(os.getloadavg()[0])
     text, rows = table(found)
-    print(f"\n{text}\n\n{blocks} alternated blocks of {steps} steps each, batch {BATCH}")
+    print(f"\n{text}\n\n{blocks} alternated blocks of {FREQUENCY} steps each, batch {BATCH}")
     print(f"{os.cpu_count()} processors, load {load[0]:.1f} before, {load[1]:.1f} at the end")
-    finish({"blocks": blocks, "steps": steps, "load": load, "variants": rows}, arguments.out)
+    finish({"blocks": blocks, "steps": FREQUENCY, "load": load, "variants": rows}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfcompress.quantization import exact
-from tfcompress.quantization.arithmetic import elementwise, linear, reductions
+from tfcompress.quantization.arithmetic import reductions
 from tfcompress.quantization.grids import Grid
 
 RANDOM = np.random.default_rng(2)
@@ -49,9 +49,6 @@ def test_a_quotient_is_rounded_once(compiled):
         np.testing.assert_array_equal(graph(a), a / divisor)
 
 
-# What the pins are for; each of these differs without them (and the rest of the tests do not).
-
-
 @MODES
 def test_a_mean_is_not_fused(compiled):
     grids = (Grid(0.0235, -128), Grid(0.0117, 31))
@@ -60,15 +57,11 @@ def test_a_mean_is_not_fused(compiled):
 
 
 @MODES
-def test_constants_are_not_gathered(compiled):
-    grids = Grid(0.031, 0), Grid(0.0171, 0), Grid(0.0613, 5)
-    kernel, factor = integers(1, 1, 16, 16).numpy(), integers(1, 512).numpy()
-    same_everywhere(
-        lambda q: linear.conv2d(q, tf.constant(kernel), None, *grids[:2], Grid(1.0, 3)),
-        compiled,
-        integers(1, 256, 256, 16),
-    )
-    same_everywhere(lambda q: elementwise.multiply(q, factor, *grids), compiled, integers(900, 512))
+def test_a_pinned_value_keeps_constants_apart(compiled):
+    kernel, factor, ratio = integers(1, 1, 8, 8).numpy(), integers(8).numpy(), np.float32(0.0371)
+    q = integers(1, 128, 128, 8)
+    same_everywhere(lambda q: exact.pin(tf.nn.conv2d(q, kernel, 1, "SAME")) * ratio, compiled, q)
+    same_everywhere(lambda q: exact.pin(q * factor) * ratio, compiled, q)
 
 
 @MODES

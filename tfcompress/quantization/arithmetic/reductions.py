@@ -13,8 +13,8 @@ from tfcompress.quantization import exact
 from tfcompress.quantization.arithmetic.output import Target, clip, finish, offset
 from tfcompress.quantization.grids import Grid, softmax_grid
 
-LARGEST_MEAN = 16_384
-"""So many values at most were compared with the runtime; beyond, nothing is promised."""
+LARGEST_SUM = 131_072
+"""The sum of so many values stays within 2^24, so it is exact in float32."""
 
 UNROLLED = 32
 """Up to so many terms a sum in order is written out; beyond, it is a loop."""
@@ -29,7 +29,7 @@ def mean(
     keepdims: bool = False,
     target: Target = "x86",
 ) -> tf.Tensor:
-    """MEAN, on XNNPACK, over any axes of up to 16,384 values together.
+    """MEAN, on XNNPACK, over any axes of up to 131,072 values together.
 
     Args:
         q: integers, float32; the reduced axes have a known size.
@@ -146,8 +146,8 @@ def _count(q: tf.Tensor, axes: int | Sequence[int]) -> int:
     if None in sizes:
         raise ConfigError(f"reduced axes need a known size, got shape {q.shape}, axes {axes}.")
     count = int(np.prod(sizes))
-    if count > LARGEST_MEAN:
-        raise ConfigError(f"a mean or sum takes up to {LARGEST_MEAN} values, got {count}.")
+    if count > LARGEST_SUM:
+        raise ConfigError(f"a mean or sum takes up to {LARGEST_SUM} values, got {count}.")
     return count
 
 

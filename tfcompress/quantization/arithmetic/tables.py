@@ -13,7 +13,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfcompress.quantization import exact
-from tfcompress.quantization.arithmetic.output import Activation, finish, offset
+from tfcompress.quantization.arithmetic.output import Activation, clip, finish, offset
 from tfcompress.quantization.grids import Grid, softmax_grid, tanh_grid
 
 Function = Callable[[tf.Tensor], tf.Tensor]
@@ -99,7 +99,7 @@ def _leaky_relu(x: Grid, out: Grid, alpha: float) -> tf.Tensor:
 
 
 def logistic(q: tf.Tensor, x: Grid) -> tf.Tensor:
-    """LOGISTIC onto its one output grid, `softmax_grid()`: round_half_even(256 * fn) - 128.
+    """LOGISTIC onto its one output grid, `softmax_grid()`: round_half_even(256 * fn - 128).
 
     Args:
         q: integers, float32.
@@ -117,8 +117,10 @@ def tanh(q: tf.Tensor, x: Grid) -> tf.Tensor:
 
 
 @exact.ahead
-def _bounded(x: Grid, out: Grid, function: Function, steps: int) -> tf.Tensor:
-    return finish(tf.cast(tf.round(steps * function(_reals(x))), tf.float32), out)
+def _bounded(x: Grid, out: Grid, function: Function, steps: float) -> tf.Tensor:
+    value = tf.cast(function(_reals(x)), tf.float32)
+    # A product with a power of two is exact; the sum is rounded to float32 before it is an integer.
+    return clip(tf.round(value * steps + out.zero_point))
 
 
 def by_table(q: tf.Tensor, function: Function, x: Grid, out: Grid) -> tf.Tensor:
