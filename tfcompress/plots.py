@@ -93,7 +93,7 @@ def _last_step(schedules: list[Schedule], steps: int | None) -> int:
             raise ConfigError(f"`steps` must be a whole number >= 1. Received: {steps!r}")
         return steps
     ends = [max(s.end_step, s.begin_step) for s in schedules]
-    if not any(ends):
+    if all(s.end_step == -1 and s.begin_step == 0 for s in schedules):
         raise ConfigError(
             "The schedule has no end step: say with `steps` how many to draw. "
             f"Received: {schedules[0]}"

@@ -137,6 +137,12 @@ def kernels(layer: keras.Layer) -> list[Any]:
         variable = getattr(layer, f"_{name}", None)
         if variable is None:
             variable = getattr(layer, name, None)
+        if variable is None and layer.built and row in _rows.values() and not hasattr(layer, name):
+            raise ConfigError(
+                f"{type(layer).__name__} is registered with kernels={row.kernels}, and its layer "
+                f"{layer.name!r} has no attribute {name!r} once it is built. Register the names "
+                "of the attributes that hold its kernels."
+            )
         if variable is not None and hasattr(variable, "assign"):
             found.append(variable)
     return found

@@ -7,6 +7,7 @@ end step. No import of TensorFlow here.
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -94,7 +95,7 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _check_sparsity(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0.0 <= value < 1.0:
         raise ConfigError(
             f"`{name}` is the share of weights set to zero, at least 0 and below 1 (0.8 for 80 %). "
             f"Received: {value!r}"
@@ -319,16 +320,22 @@ class RigL(Schedule):
 
 
 class FunctionSchedule(Schedule):
-    """A user's own function, asked at every `frequency`-th step.
+    """A user's own function, asked at every step.
+
+    Masks are computed anew when its value changes, and at every `frequency`-th step.
 
     Args:
         function: step -> share of zeros, 0 <= s < 1.
-        frequency: steps between two updates of the masks.
+        frequency: steps between two updates of the masks while the value stays the same.
     """
 
     def __init__(self, function: Callable[[int], float], frequency: int = 100) -> None:
         super().__init__(0, -1, frequency)
         self._function = function
+
+    def due(self, step: int, last: int | None) -> bool:
+        """Whether masks are to be computed anew."""
+        return super().due(step, last) or (last is not None and self(step) != self(last))
 
     @property
     def final(self) -> float | None:

@@ -107,6 +107,12 @@ class PruningCallback(keras.callbacks.Callback):
         self._writer = SparsityWriter(log_dir) if log_dir is not None else None
         self._pruner: Pruner | None = None
         self._points: list[tuple[int, float]] = []
+        self._batches = self._first = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which begin anew: no model, masks or files go with them."""
+        fresh: dict[str, Any] = {"_pruner": None, "_points": [], "_model": None, "params": None}
+        return {**vars(self), **fresh}
 
     @property
     def report(self) -> CompressionReport | None:
@@ -133,7 +139,9 @@ class PruningCallback(keras.callbacks.Callback):
             self._begin()
 
     def _begin(self) -> None:
-        self._hold()
+        if self._pruner is None or not self._pruner.held:
+            self._hold()
+        self._batches, self._first = 0, int(value_of(self.model.optimizer.iterations))
         # A train function traced before would go on without the constraints, silently.
         self.model.make_train_function(force=True)
         self._step()
@@ -143,6 +151,7 @@ class PruningCallback(keras.callbacks.Callback):
         if self._pruner is None or not self._pruner.held:
             self._begin()
         else:
+            self._batches += 1
             self._step()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -171,7 +180,23 @@ class PruningCallback(keras.callbacks.Callback):
         self.finish()
         self._log()
         steps, end = int(value_of(self.model.optimizer.iterations)), self._pruner.end_step
-        if end > steps:
+        if self._batches == 0:
+            return  # nothing was trained, or one batch that built the model
+        begin = self._pruner.begin_step
+        if steps == self._first and not self.model.optimizer.gradient_accumulation_steps:
+            warnings.warn(
+                "The optimizer made no update, although batches were trained, so the pruning "
+                "schedule, which counts its updates, did not go on. In a train_step of your own "
+                "call optimizer.apply_gradients, or step tfc.Pruner by a count of your own.",
+                stacklevel=2,
+            )
+        elif begin > steps:
+            warnings.warn(
+                f"Training ended at step {steps}, before the pruning schedule's begin_step "
+                f"{begin}: nothing was pruned. Train longer, or begin earlier.",
+                stacklevel=2,
+            )
+        elif end > steps:
             final = self._pruner.final_sparsity
             wanted = "the final sparsity" if final is None else f"{final:.1%}"
             warnings.warn(

@@ -113,7 +113,13 @@ def _name(function: Any) -> str:
 
 def _checked(function: Callable[[Any, Any], Any]) -> Callable[[Evidence], np.ndarray]:
     def score(evidence: Evidence) -> np.ndarray:
-        scores = np.asarray(function(evidence.weights, evidence.gradients))
+        result = function(evidence.weights, evidence.gradients)
+        scores = np.asarray(result)
+        if scores.dtype.kind not in "fiub":
+            raise ConfigError(
+                f"The criterion {_name(function)!r} must return real numbers. Received: "
+                f"{type(result).__name__} of dtype {scores.dtype}"
+            )
         if scores.shape != evidence.weights.shape:
             raise ConfigError(
                 f"The criterion {_name(function)!r} must return one score for each weight, shape "

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tfcompress import registry
+from tfcompress.errors import ModelTypeError
 from tfcompress.keras3 import check_keras3
 from tfcompress.transforms.mask import Mask
 from tfcompress.transforms.wrapper import transforms_of
@@ -23,13 +24,18 @@ def sparsity(model: keras.Model) -> dict[str, float]:
         kernels, 0 to 1; and `"total"`, over all kernels.
 
     Raises:
-        ModelTypeError: no Keras 3 model.
+        ModelTypeError: no built Keras 3 model.
 
     Example:
         >>> tfc.sparsity(model)["total"]
         0.8
     """
     check_keras3(model)
+    if not model.built:
+        raise ModelTypeError(
+            f"The model {model.name!r} is not built, so it has no weights to count. Call it on "
+            "data once, or build it."
+        )
     result: dict[str, float] = {}
     zeros = size = 0
     masks = transforms_of(model, Mask)

@@ -119,6 +119,13 @@ class Blocks(Pattern):
         mask = blocks.repeat(self.rows, axis=1).repeat(self.columns, axis=2)
         return mask[:, :inputs, :outputs]
 
+    def refuses(self, shape: tuple[int, ...]) -> str:
+        """A kernel needs two blocks at least."""
+        spatial, inputs, outputs = shape
+        if spatial > 1 or inputs > self.rows or outputs > self.columns:
+            return ""
+        return f"{self} is as large as its kernel of {inputs} inputs by {outputs} outputs"
+
     def __str__(self) -> str:
         return f"block:{self.rows}x{self.columns}" + (":max" if self.pool == "max" else "")
 

@@ -97,7 +97,8 @@ def _nearest(units: Units, zeros: int) -> int:
     """How many of the lowest units make the number of zeros nearest to that (half: fewer)."""
     if (units.sizes == 1).all():
         return min(int(zeros), int(np.isfinite(units.scores).sum()))
-    return prefix(_ascending(units)[1], zeros)
+    # One block at least stays: an empty kernel would end the network.
+    return min(prefix(_ascending(units)[1], zeros), units.sizes.size - 1)
 
 
 def prefix(sizes: np.ndarray, zeros: int) -> int:
@@ -106,11 +107,14 @@ def prefix(sizes: np.ndarray, zeros: int) -> int:
     return int(np.argmin(np.abs(sums - zeros)))
 
 
-def _ascending(units: Units) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and sizes of the units that may go, lowest first (ties by order)."""
-    order = np.argsort(units.scores, kind="stable")
+def _ascending(units: Units) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores, sizes and what is gone of the units that may go, lowest first.
+
+    Of equal scores those that are masked already come first, then by order, as in `lowest_mask`.
+    """
+    order = np.lexsort((~units.gone, units.scores))
     order = order[np.isfinite(units.scores[order])]
-    return units.scores[order], units.sizes[order]
+    return units.scores[order], units.sizes[order], units.gone[order]
 
 
 def _lamp(ascending: np.ndarray) -> np.ndarray:
@@ -133,9 +137,10 @@ def _globally(
     chosen: list[int] = []
     scores: list[np.ndarray] = []
     sizes: list[np.ndarray] = []
+    gone: list[np.ndarray] = []
     given = 0
     for kernel in units:
-        ascending, own = _ascending(kernel)
+        ascending, own, masked = _ascending(kernel)
         total = int(kernel.sizes.sum())
         first = prefix(own, zeros_for(min(floor, sparsity), total))
         last = prefix(own, zeros_for(cap, total))
@@ -144,9 +149,12 @@ def _globally(
         # A kernel's units stay in their order, so what is taken of it is its lowest.
         scores.append(importance(ascending)[first:last])
         sizes.append(own[first:last])
+        gone.append(masked[first:last])
     wanted = zeros_for(sparsity, sum(int(u.sizes.sum()) for u in units))
     owner = np.concatenate([np.full(s.shape, i) for i, s in enumerate(scores)])
-    order = np.argsort(np.concatenate(scores), kind="stable")
+    # At equal scores a masked weight of one kernel goes before a live one of another: what is
+    # set free is still zero, and would be a zero too many.
+    order = np.lexsort((~np.concatenate(gone), np.concatenate(scores)))
     taken = order[: prefix(np.concatenate(sizes)[order], wanted - given)]
     counts = np.bincount(owner[taken], minlength=len(units))
     return [int(first + count) for first, count in zip(chosen, counts, strict=True)]

@@ -135,6 +135,11 @@ class Pruner:
         self.hold()
 
     @property
+    def begin_step(self) -> int:
+        """The first step at which there may be masks."""
+        return min(group.settings.schedule.begin_step for group in self.groups)
+
+    @property
     def end_step(self) -> int:
         """The step from which on nothing changes; -1 if there is none."""
         ends = [group.settings.schedule.end_step for group in self.groups]
@@ -142,7 +147,7 @@ class Pruner:
 
     def hold(self) -> None:
         """Makes the optimizer keep the masked weights at zero."""
-        if self.held:
+        if self.held and not self._lost():
             return
         self._watch()
         for target in self._targets:
@@ -156,7 +161,18 @@ class Pruner:
         self._state.attach(self.model)
         self.held = True
 
+    def _lost(self) -> list[str]:
+        """Paths of the layers whose masks have been taken out of the update by someone else."""
+        paths = [
+            target.path
+            for target in self._targets
+            if getattr(target.variable.constraint, "mask", None) is not target.mask
+        ]
+        return list(dict.fromkeys(paths))
+
     def _watch(self) -> None:
+        if self._watcher is not None:
+            self._watcher.detach()
         optimizer = self._optimizer or getattr(self.model, "optimizer", None)
         if optimizer is None and any(group.settings.watches for group in self.groups):
             raise ConfigError(
@@ -172,7 +188,8 @@ class Pruner:
         if not self.held:
             return
         for target in self._targets:
-            target.variable.constraint = target.own_constraint
+            if getattr(target.variable.constraint, "mask", None) is target.mask:
+                target.variable.constraint = target.own_constraint
             if target.wrapped is not None:
                 target.wrapped.driven = False
         if self._watcher is not None:
@@ -200,6 +217,13 @@ class Pruner:
         return changed
 
     def _update(self, group: Group, now: int, last: int) -> bool:
+        lost = self._lost() if self.held else []
+        if lost:
+            raise ConfigError(
+                "A layer can be pruned by one PruningCallback or Pruner at a time. Received: "
+                f"another one for {lost}. Give each its own layers by include and exclude, or "
+                "write one with a dict of schedules."
+            )
         seen = 1.0
         if group.settings.watches:
             seen = float(value_of(group.seen))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import keras
 import numpy as np
 
 from tfcompress import registry, scope
@@ -198,8 +199,9 @@ def select(
         for variable in kernels:
             axes = registry.axes(layer, variable)
             target = Target(path, variable, axes, wrapped=held.get(id(variable)))
-            reason = _refusal(target, settings) or reason
-            if not _refusal(target, settings) and id(variable) not in seen:
+            refusal = _refusal(layer, target, settings, id(layer) in by_name)
+            reason = refusal or reason
+            if not refusal and id(variable) not in seen:
                 seen.add(id(variable))
                 fresh.append(target)
         if fresh or not reason:
@@ -291,7 +293,14 @@ def _why_left(layer: Any, named: bool, excluded: set[int]) -> str:
     return "" if layer.trainable else "not trainable"
 
 
-def _refusal(target: Target, settings: PruningSettings) -> str:
+def _refusal(layer: Any, target: Target, settings: PruningSettings, named: bool) -> str:
+    variable = target.variable
+    if getattr(layer, "lora_enabled", False):
+        return "LoRA is enabled, and what it adds would fill the zeros: merge it first"
+    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(variable.dtype)):
+        return f"its kernel is stored as {variable.dtype}"
+    if layer.trainable and not variable.trainable and not named:
+        return "its kernel is not trainable"
     if settings.watches and not target.variable.trainable:
         return "not trainable, so it has no gradient to be judged by"
     return settings.pattern.refuses(target.matrix_shape)

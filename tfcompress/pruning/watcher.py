@@ -28,6 +28,7 @@ class UpdateWatcher:
                 self._owners[id(target.variable)] = (group, target)
         self._watching = [group for group in groups if group.settings.watches]
         self._attached = False
+        self._before_it: Any = None
 
     @property
     def needed(self) -> bool:
@@ -38,25 +39,38 @@ class UpdateWatcher:
         """Puts itself into the optimizer's `apply`."""
         if self._attached or not self.needed:
             return
-        optimizer, original = self._optimizer, type(self._optimizer).apply
+        optimizer = self._optimizer
+        original = optimizer.apply  # another watcher's, perhaps
 
         def apply(grads: Any, trainable_variables: Any = None) -> Any:
+            if not self._attached:
+                return original(grads, trainable_variables)
             known = optimizer._trainable_variables
             variables = list(known if trainable_variables is None else trainable_variables)
             grads = list(grads)
             self._before(grads, variables)
-            result = original(optimizer, grads, trainable_variables and variables)
+            result = original(grads, trainable_variables and variables)
             self._after(variables)
             return result
 
+        apply.watcher = self  # type: ignore[attr-defined]
         optimizer.apply = apply
+        self._before_it = original
         self._attached = True
 
     def detach(self) -> None:
         """Gives the optimizer its own `apply` back."""
-        if self._attached:
+        if not self._attached:
+            return
+        self._attached = False
+        # Watchers may go in any order: what is taken away is the top of those that have gone.
+        while "apply" in vars(self._optimizer):
+            watcher = getattr(self._optimizer.apply, "watcher", None)
+            if watcher is None or watcher._attached:
+                return
             del self._optimizer.apply
-            self._attached = False
+            if hasattr(watcher._before_it, "watcher"):
+                self._optimizer.apply = watcher._before_it
 
     def _before(self, grads: list[Any], variables: list[Any]) -> None:
         for group in self._watching:
