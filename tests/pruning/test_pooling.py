@@ -122,7 +122,8 @@ def test_blocks_come_as_near_as_whole_blocks_can(pooling, drawn, seed, sparsity)
         order = np.argsort(own.scores, kind="stable")
         zeros += int(own.sizes[order[:count]].sum())
     total = sum(int(u.sizes.sum()) for u in units)
-    allowed = 3.5 if pooling.startswith("global") else 4 * len(units)
+    # Half a block in all; or in each kernel, where the last block of six weights may have to stay.
+    allowed = 3.5 if pooling.startswith("global") else 6.5 * len(units)
     assert abs(zeros - sparsity * total) <= allowed
 
 
