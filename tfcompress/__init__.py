@@ -53,6 +53,8 @@ _HOMES = {
     "InspectionReport": "deploy.inspection",
     "inspect": "deploy.inspection",
     "convert": "conversion.convert",
+    "QuantizationScheme": "quantization.scheme",
+    "quantize_aware": "quantization.quantize_aware",
     "sparse_friendly": "surgery.sparse_friendly",
 }
 _PACKAGES = ("models",)

@@ -21,6 +21,9 @@ _HOMES = {
     "TransformedModel": "transforms.model",
     "Mask": "transforms.mask",
     "PruningMask": "pruning.wrapped",
+    "QuantizedLinear": "quantization.linear_layer",
+    "QuantizedModel": "quantization.model",
+    "QuantizedOperation": "quantization.layers",
 }
 
 

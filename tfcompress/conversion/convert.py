@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfcompress.conversion.calibration import gather
-from tfcompress.conversion.precisions import get_precision
+from tfcompress.conversion.precisions import TRAINED, get_precision
 from tfcompress.errors import ConfigError, DataError
 from tfcompress.files import check_writable
 from tfcompress.report import CompressionReport
@@ -80,7 +80,8 @@ def convert(
     Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference".
     """
-    settings = get_precision(precision, io)
+    trained = trained_ranges(model, precision)
+    settings = get_precision(precision, io, trained=trained)
     for name, value in (("batch_size", batch_size), ("calibration_samples", calibration_samples)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"`{name}` must be a whole number >= 1. Received: {value!r}")
@@ -109,7 +110,8 @@ def convert(
     names = [spec.name for spec in interface.specs]
     batches = None if examples is None else _batches(examples, batch_size)
     with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
-        exported = export.write_saved_model(model, interface, shapes, f"{folder}/saved_model")
+        with settings.exporting():
+            exported = export.write_saved_model(model, interface, shapes, f"{folder}/saved_model")
         samples = None
         if settings.calibrated and batches is not None and examples is not None:
             samples = f"{folder}/samples.npz"
@@ -128,7 +130,7 @@ def convert(
             checks.report_clipping(result)
         if settings.all_integer:
             checks.report_floats(result)
-            if batches is not None and not result.keeps_state:
+            if batches is not None and not trained and not result.keeps_state:
                 layers = {
                     layer.name: bool(registry.kernels(layer)) for _, layer in registry.walk(model)
                 }
@@ -140,6 +142,28 @@ def convert(
     if path is not None:
         result.save(path, overwrite=overwrite)
     return result
+
+
+def trained_ranges(model: Any, precision: Any) -> bool:
+    """Whether the model is a quantize-aware one, with ranges of its own.
+
+    Raises:
+        ConfigError: it is, and cannot have that precision.
+    """
+    import sys
+
+    if "tfcompress.quantization.model" not in sys.modules:
+        return False  # No such model can have been made.
+    from tfcompress.quantization.model import quantized_layers
+
+    if not hasattr(model, "_flatten_layers") or not quantized_layers(model):
+        return False
+    if precision not in TRAINED:
+        raise ConfigError(
+            f"A quantize-aware model converts to one of {list(TRAINED)}: its ranges are trained "
+            f"for integers. Received: {precision!r}. Convert the model it was made of for others."
+        )
+    return True
 
 
 def _batches(examples: dict[str, np.ndarray], batch: int) -> dict[str, np.ndarray]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tfcompress.errors import ConfigError
@@ -21,6 +23,7 @@ class Precision:
         io: types that inputs and outputs may be stored in.
         quantizer: recipe of ai-edge-quantizer applied to the float file, if any.
         all_integer: a float tensor in the result is worth a report.
+        stored_bits: for quantize-aware models, the smallest width that weights are stored in.
     """
 
     name: str
@@ -32,6 +35,18 @@ class Precision:
     io: tuple[str, ...] = ("float32",)
     quantizer: str = ""
     all_integer: bool = False
+    stored_bits: int = 0
+
+    @contextmanager
+    def exporting(self) -> Iterator[None]:
+        """The model is traced inside it."""
+        if not self.stored_bits:
+            yield
+            return
+        from tfcompress.quantization import modes
+
+        with modes.exporting(self.stored_bits):
+            yield
 
 
 _INT16_OPS = "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"
@@ -65,15 +80,28 @@ PRECISIONS = {
 }
 
 
-def get_precision(name: str, io: str) -> Precision:
-    """The row of that name, with `io` checked against it.
+# For quantize-aware models, whose ranges are in the graph.
+TRAINED = {
+    precision.name: precision
+    for precision in (
+        Precision(
+            name, optimize=True, io=("float32", "int8", "uint8"), all_integer=True, stored_bits=bits
+        )
+        for name, bits in (("int8", 8), ("int8-w4", 8), ("int4", 4))
+    )
+}
+
+
+def get_precision(name: str, io: str, *, trained: bool = False) -> Precision:
+    """The row of that name, with `io` checked against it; `trained` for quantize-aware models.
 
     Raises:
         ConfigError: unknown precision, or an io type that it does not offer.
     """
-    if not isinstance(name, str) or name not in PRECISIONS:
-        raise ConfigError(f"`precision` must be one of {list(PRECISIONS)}. Received: {name!r}")
-    precision = PRECISIONS[name]
+    rows = TRAINED if trained else PRECISIONS
+    if not isinstance(name, str) or name not in rows:
+        raise ConfigError(f"`precision` must be one of {list(rows)}. Received: {name!r}")
+    precision = rows[name]
     if io not in precision.io:
         raise ConfigError(
             f"`io` must be one of {list(precision.io)} with precision {name!r}. Received: {io!r}"

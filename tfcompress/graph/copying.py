@@ -90,10 +90,9 @@ def copy_model(
         ModelTypeError: a subclassed model that cannot be rebuilt from its config, or that is not
             the same model then.
     """
-    copier = _Copier(
-        wrap or (lambda layer, copy: copy), unwrap or (lambda layer: layer), replacements or {}
-    )
-    with _own_classes(model):
+    given = {"wrap": wrap, "unwrap": unwrap, "replacements": replacements}
+    copier = Copier(**{name: value for name, value in given.items() if value is not None})
+    with own_classes(model):
         copier.result.model = copier.model(model)
     return copier.result
 
@@ -110,13 +109,30 @@ def is_graph(layer: Any) -> bool:
     return isinstance(layer, keras.Model) and hasattr(layer, "_run_through_graph")
 
 
-class _Copier:
-    def __init__(self, wrap: Wrap, unwrap: Unwrap, replacements: Mapping[int, Replacement]) -> None:
-        self._wrap, self._unwrap, self._replacements = wrap, unwrap, replacements
+class Copier:
+    """Makes copies of layers as they are called; one of a layer that is called again.
+
+    Args:
+        wrap: see `copy_model`.
+        unwrap: likewise.
+        replacements: likewise.
+
+    Attributes:
+        result: what was copied.
+    """
+
+    def __init__(
+        self,
+        wrap: Wrap = lambda layer, copy: copy,
+        unwrap: Unwrap = lambda layer: layer,
+        replacements: Mapping[int, Replacement] | None = None,
+    ) -> None:
+        self._wrap, self._unwrap, self._replacements = wrap, unwrap, replacements or {}
         self._made: dict[int, Any] = {}
         self.result = Copy()
 
     def model(self, model: Any) -> Any:
+        """A copy of a model."""
         if isinstance(model, keras.Sequential) and is_graph(model):
             return self._sequential(model)
         if is_graph(model):
@@ -125,7 +141,7 @@ class _Copier:
 
     def _functional(self, model: Any) -> Any:
         inputs = keras.tree.map_structure(_same_input, model.input)
-        outputs = model._run_through_graph(inputs, operation_fn=self._operation)
+        outputs = model._run_through_graph(inputs, operation_fn=self.operation)
         cls = plain_class(model)
         options = {"name": model.name, "trainable": model.trainable}
         if _takes_graph(cls):
@@ -139,7 +155,7 @@ class _Copier:
         first = _same_input(model.inputs[0])
         x = first
         for layer in model.layers:
-            x = self._operation(layer)(x)
+            x = self.operation(layer)(x)
         copies: list[Any] = []
         for layer in model.layers:
             made = self._made[id(layer)]
@@ -159,7 +175,7 @@ class _Copier:
             "what that class overrides (train_step, ...) is not kept."
         )
 
-    def _operation(self, operation: Any) -> Callable[..., Any]:
+    def operation(self, operation: Any) -> Callable[..., Any]:
         """The operation's copy; the first call makes it."""
         if id(operation) in self._made:
             return self._made[id(operation)]
@@ -249,7 +265,7 @@ def as_plain(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _own_classes(model: Any) -> Iterator[None]:
+def own_classes(model: Any) -> Iterator[None]:
     """Lets configs name the classes of the model's layers, registered or not."""
     classes = {type(layer) for layer in model._flatten_layers()}
     own = {cls.__name__: cls for cls in classes if not cls.__module__.startswith("keras.")}

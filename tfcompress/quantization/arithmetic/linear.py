@@ -114,12 +114,28 @@ def conv2d(
     Returns:
         Integers (batch, h', w', out), float32.
     """
+    acc = conv2d_sum(offset(q, x), kernel, strides, padding, dilations, pieces)
+    return _scaled(acc, bias, x, weights, out, activation)
+
+
+def conv2d_sum(
+    d: tf.Tensor,
+    kernel: tf.Tensor,
+    strides: int | Sequence[int],
+    padding: str,
+    dilations: int | Sequence[int] = 1,
+    pieces: int | None = None,
+) -> tf.Tensor:
+    """The sums of CONV_2D, of integers d = q - z; arguments as `conv2d`.
+
+    Returns:
+        float32 (batch, h', w', out), float64 where it takes several pieces.
+    """
 
     def convolve(values: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
         return tf.nn.conv2d(values, part, strides, padding, dilations=dilations)
 
-    acc = _accumulate(convolve, offset(q, x), kernel, 2, _count(kernel, 2, pieces))
-    return _scaled(acc, bias, x, weights, out, activation)
+    return _accumulate(convolve, d, kernel, 2, _count(kernel, 2, pieces))
 
 
 def depthwise_conv2d(
@@ -152,10 +168,21 @@ def depthwise_conv2d(
     Returns:
         Integers (batch, h', w', c * m), float32.
     """
+    acc = depthwise_sum(offset(q, x), kernel, strides, padding, dilations)
+    return _scaled(acc, bias, x, weights, out, activation)
+
+
+def depthwise_sum(
+    d: tf.Tensor,
+    kernel: tf.Tensor,
+    strides: int | Sequence[int],
+    padding: str,
+    dilations: int | Sequence[int] = 1,
+) -> tf.Tensor:
+    """The sums of DEPTHWISE_CONV_2D, of integers d = q - z; arguments as `depthwise_conv2d`."""
     steps = [strides] * 2 if isinstance(strides, int) else list(strides)
     rates = [dilations] * 2 if isinstance(dilations, int) else list(dilations)
-    acc = tf.nn.depthwise_conv2d(offset(q, x), kernel, [1, *steps, 1], padding, dilations=rates)
-    return _scaled(acc, bias, x, weights, out, activation)
+    return tf.nn.depthwise_conv2d(d, kernel, [1, *steps, 1], padding, dilations=rates)
 
 
 def conv2d_transpose(
@@ -190,12 +217,24 @@ def conv2d_transpose(
     Returns:
         Integers of `output_shape`, float32.
     """
+    acc = transpose_sum(offset(q, x), kernel, output_shape, strides, padding, pieces)
+    return _scaled(acc, bias, x, weights, out, activation)
+
+
+def transpose_sum(
+    d: tf.Tensor,
+    kernel: tf.Tensor,
+    output_shape: Sequence[int] | tf.Tensor,
+    strides: int | Sequence[int],
+    padding: str,
+    pieces: int | None = None,
+) -> tf.Tensor:
+    """The sums of TRANSPOSE_CONV, of integers d = q - z; arguments as `conv2d_transpose`."""
 
     def convolve(values: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
         return tf.nn.conv2d_transpose(values, part, output_shape, strides, padding)
 
-    acc = _accumulate(convolve, offset(q, x), kernel, 3, _count(kernel, 3, pieces))
-    return _scaled(acc, bias, x, weights, out, activation)
+    return _accumulate(convolve, d, kernel, 3, _count(kernel, 3, pieces))
 
 
 def dense(

@@ -1,0 +1,127 @@
+"""`Flow`: the layer calls of a Functional or Sequential model, nested models laid open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from tfcompress.graph.calls import functional
+from tfcompress.graph.copying import is_graph
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor that flows through the model.
+
+    Attributes:
+        shape: with the batch axis first; None where a size is not known.
+        dtype: its dtype's name.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+    @classmethod
+    def like(cls, tensor: Any) -> Value:
+        """A value of that tensor's shape and dtype."""
+        return cls(tuple(tensor.shape), str(keras.backend.standardize_dtype(tensor.dtype)))
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a layer or operation.
+
+    Attributes:
+        operation: what is called.
+        args: its arguments, with Values in place of tensors.
+        kwargs: likewise.
+        outputs: a nest of Values.
+        path: the operation's name, behind the names of the models that hold it.
+    """
+
+    operation: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: Any
+    path: str
+
+    @property
+    def inputs(self) -> list[Value]:
+        """The Values among the arguments, in order."""
+        return [v for v in keras.tree.flatten((self.args, self.kwargs)) if isinstance(v, Value)]
+
+    @property
+    def results(self) -> list[Value]:
+        """The outputs, flat."""
+        return keras.tree.flatten(self.outputs)
+
+
+@dataclass
+class Flow:
+    """A model as a list of calls.
+
+    Attributes:
+        calls: in an order in which they can be run.
+        inputs: the model's inputs in its own nest, as KerasTensors.
+        input_values: the same as Values, flat.
+        outputs: a nest of Values.
+    """
+
+    calls: list[Call]
+    inputs: Any
+    input_values: list[Value]
+    outputs: Any
+
+
+def read_flow(model: keras.Model) -> Flow:
+    """The calls of a Functional or built Sequential model.
+
+    Models nested in it are laid open: their calls stand in the list as if they were the model's
+    own. A layer that is called several times has a call each time.
+    """
+    graph = functional(model)
+    reader = _Reader()
+    inputs = [Value.like(tensor) for tensor in graph.inputs]
+    outputs = reader.read(model, inputs, "")
+    return Flow(reader.calls, graph._inputs_struct, inputs, outputs)
+
+
+@dataclass
+class _Reader:
+    calls: list[Call] = field(default_factory=list)
+
+    def read(self, model: Any, inputs: list[Value], prefix: str) -> Any:
+        """Appends the model's calls on these inputs; returns its outputs."""
+        graph = functional(model)
+        values: dict[int, Value] = {
+            id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)
+        }
+
+        def seen(item: Any) -> Any:
+            return values[id(item)] if isinstance(item, keras.KerasTensor) else item
+
+        for node in _in_order(graph):
+            args, kwargs = node.arguments.convert(seen)
+            operation = node.operation
+            path = f"{prefix}{operation.name}"
+            if is_graph(operation):
+                nested = [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, Value)]
+                outputs = self.read(operation, nested, f"{path}/")
+                results = keras.tree.flatten(outputs)
+            else:
+                results = [Value.like(tensor) for tensor in node.outputs]
+                outputs = results[0] if len(results) == 1 else results
+                self.calls.append(Call(operation, args, kwargs, outputs, path))
+            for tensor, value in zip(node.outputs, results, strict=True):
+                values[id(tensor)] = value
+        return keras.tree.map_structure(seen, graph._outputs_struct)
+
+
+def _in_order(graph: Any) -> Iterator[Any]:
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if not node.is_input and node.operation is not None:
+                yield node

@@ -1,0 +1,167 @@
+"""From planned nodes to a Functional model of quantized and plain layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.graph.copying import Copier
+from tfcompress.graph.flow import Flow, Value
+from tfcompress.quantization.layers import QuantizedLayer, QuantizedOperation
+from tfcompress.quantization.linear_layer import QuantizedLinear
+from tfcompress.quantization.model import QuantizedModel
+from tfcompress.quantization.nodes import Kept, Linear, Node, Operator
+from tfcompress.quantization.planning import GridPlan, Plan
+from tfcompress.quantization.ranges import GridSource
+from tfcompress.quantization.scheme import QuantizationScheme
+
+
+@dataclass
+class Emitter:
+    """Builds the model.
+
+    Args:
+        plan: nodes and grids.
+        schemes: `id` of each layer with a scheme of its own, to it.
+        scheme: that of the others.
+        masked: zeros of kernels stay zeros.
+
+    Attributes:
+        layers: `id` of each node to its layer.
+        copier: made the copies of what stays as it is.
+    """
+
+    plan: Plan
+    scheme: QuantizationScheme
+    schemes: dict[int, QuantizationScheme]
+    masked: bool = False
+    layers: dict[int, Any] = field(default_factory=dict)
+    copier: Copier = field(default_factory=Copier)
+    _names: dict[int, str] = field(default_factory=dict)
+    _shared: dict[Any, QuantizedLinear] = field(default_factory=dict)
+
+    def build(self, flow: Flow, outputs: Any, name: str) -> QuantizedModel:
+        """The model, with weights.
+
+        Args:
+            flow: the original's.
+            outputs: the nest of tensors that stand for its outputs.
+            name: its name.
+        """
+        nodes = self.plan.graph.nodes
+        self._name_all(nodes)
+        inputs = keras.tree.map_structure(_same_input, flow.inputs)
+        tensors: dict[int, Any] = {
+            id(value): tensor
+            for value, tensor in zip(flow.input_values, keras.tree.flatten(inputs), strict=True)
+        }
+        for node in nodes:
+            results = keras.tree.flatten(self._call(node, tensors))
+            for value, tensor in zip(node.outputs, results, strict=True):
+                tensors[id(value)] = tensor
+        made = keras.tree.map_structure(lambda value: tensors[id(value)], outputs)
+        return QuantizedModel(inputs, made, name=name)
+
+    def _call(self, node: Node, tensors: dict[int, Any]) -> Any:
+        given = [tensors[id(value)] for value in node.inputs]
+        if isinstance(node, Kept):
+            replaced = {
+                id(value): tensor for value, tensor in zip(node.call.inputs, given, strict=True)
+            }
+
+            def placed(item: Any) -> Any:
+                return replaced[id(item)] if isinstance(item, Value) else item
+
+            args, kwargs = keras.tree.map_structure(placed, (node.call.args, node.call.kwargs))
+            return self.copier.operation(node.operation)(*args, **kwargs)
+        layer = self._linear(node) if isinstance(node, Linear) else self._operator(node)
+        self.layers[id(node)] = layer
+        result = layer(given[0] if len(given) == 1 else given)
+        if isinstance(layer, QuantizedLinear) and not layer.weights_of:
+            layer.kernel.assign(node.kernel)  # type: ignore[attr-defined]
+            if layer.bias is not None:
+                layer.bias.assign(node.bias)  # type: ignore[attr-defined]
+            if layer.mask is not None:
+                layer.mask.mask.assign(np.asarray(node.kernel) != 0)  # type: ignore[attr-defined]
+        return result
+
+    def _linear(self, node: Linear) -> QuantizedLinear:
+        scheme = self.schemes.get(id(node.owner), self.scheme)
+        bias = None if node.bias is None else node.bias.tobytes()
+        key = (id(node.owner), node.kind, node.kernel.tobytes(), bias)
+        first = None if node.owner is None else self._shared.get(key)
+        layer = QuantizedLinear(
+            node.kind,
+            node.kernel.shape,
+            use_bias=node.bias is not None,
+            activation=node.activation,
+            weight_bits=scheme.weight_bits,
+            masked=self.masked and bool((node.kernel == 0).any()),
+            weights_of=first.name if first is not None else "",
+            **node.options,
+            **self._grids(node),
+        )
+        if first is None:
+            self._shared[key] = layer
+        else:
+            object.__setattr__(layer, "_source", first)
+        return layer
+
+    def _operator(self, node: Operator) -> QuantizedOperation:
+        return QuantizedOperation(
+            node.kind,
+            node.arguments,
+            node.output.shape[1:],
+            constants=node.constants,
+            **self._grids(node),
+        )
+
+    def _grids(self, node: Node) -> dict[str, Any]:
+        plans = [self.plan.grid(value) for value in node.inputs]
+        output = self.plan.grid(node.output)
+        return {
+            "name": self._names[id(node)],
+            "inputs": [plan and self._source(plan) for plan in plans],
+            "output": output and self._source(output),
+            "owns_range": output is not None and node in output.owners,
+        }
+
+    def _source(self, plan: GridPlan) -> GridSource:
+        if plan.fixed is not None:
+            grid = plan.fixed()
+            return GridSource(scale=float(grid.scale), zero_point=float(grid.zero_point))
+        names = [self._names[id(owner)] for owner in plan.owners]
+        return GridSource(names, symmetric=plan.symmetric)
+
+    def _name_all(self, nodes: list[Node]) -> None:
+        taken = {layer.name for layer in self._kept(nodes)}
+        outputs = {id(value) for value in self.plan.graph.outputs}
+        for node in nodes:
+            if isinstance(node, Kept):
+                continue
+            path = node.paths[0] if node.paths else f"{node.call.path}_{node.kind}"  # type: ignore[attr-defined]
+            if any(id(value) in outputs for value in node.outputs):
+                path = node.call.path  # Signatures are named by it.
+            base = path.replace("/", ".")
+            if isinstance(node, Operator) and node.kind in ("quantize", "requantize"):
+                base = f"{node.call.path}_{node.kind}".replace("/", ".")
+            name, count = base, 1
+            while name in taken:
+                name, count = f"{base}_{count}", count + 1
+            taken.add(name)
+            self._names[id(node)] = name
+
+    @staticmethod
+    def _kept(nodes: list[Node]) -> list[Any]:
+        return [node.operation for node in nodes if isinstance(node, Kept)]
+
+
+def _same_input(tensor: Any) -> Any:
+    layer = tensor._keras_history.operation
+    return type(layer).from_config(layer.get_config()).output
+
+
+__all__ = ["Emitter", "QuantizedLayer"]

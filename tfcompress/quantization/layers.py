@@ -1,0 +1,204 @@
+"""`QuantizedLayer`, what all layers of a quantize-aware model share, and the operators' layer.
+
+Tensors between these layers hold real values that lie on a grid: float32 (q - z) * s, exact, as
+scales are short (see `grids`). So every other Keras layer can stand between them, what only moves
+values (pooling by maximum, padding, reshaping) needs no layer of its own, and a layer finds the
+stored integers of its input again by one division.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfcompress.quantization import exact, modes
+from tfcompress.quantization.grids import Grid, choose_grid, fake_quant_range
+from tfcompress.quantization.primitives import PRIMITIVES, Primitive, activate
+from tfcompress.quantization.ranges import GridSource, Ranges
+
+
+class QuantizedLayer(keras.Layer):
+    """A layer whose inputs and output lie on grids.
+
+    Args:
+        inputs: for each input where its grid comes from; None where it has none.
+        output: where the output's grid comes from.
+        owns_range: it holds a range, which follows its output.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Any],
+        output: Any,
+        owns_range: bool,
+        *,
+        dtype: Any = None,
+        **options: Any,
+    ) -> None:
+        # Integers in float32, whatever the model's policy is.
+        super().__init__(dtype="float32", **options)
+        self.supports_masking = True
+        # Past Keras's tracking: they point at other layers' variables.
+        object.__setattr__(self, "input_sources", [_source(item) for item in inputs])
+        object.__setattr__(self, "output_source", _source(output))
+        self.owns_range = owns_range
+        self.ranges: Any = None
+
+    def bind(self, layers: Mapping[str, Any]) -> None:
+        """Finds the layers that it needs; its model calls this."""
+        for source in [*self.input_sources, self.output_source]:
+            if source is not None:
+                source.bind(layers)
+
+    def build(self, *shapes: Any) -> None:
+        """Makes the range."""
+        if self.owns_range:
+            object.__setattr__(self, "ranges", Ranges(self))
+        self.built = True
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make it again."""
+        config = super().get_config()
+        config.pop("dtype")
+        return {
+            **config,
+            "inputs": [source and source.get_config() for source in self.input_sources],
+            "output": self.output_source and self.output_source.get_config(),
+            "owns_range": self.owns_range,
+        }
+
+    def observe(self, low: tf.Tensor, high: tf.Tensor, training: Any) -> None:
+        """Lets the range follow what is about to be rounded, in training."""
+        if training and self.ranges is not None:
+            self.ranges.update(low, high)
+
+
+def _source(item: Any) -> GridSource | None:
+    if item is None or isinstance(item, GridSource):
+        return item
+    return GridSource.from_config(item)
+
+
+def fake_quant(x: Any, grid: Grid) -> tf.Tensor:
+    """The operator that tells the converter an activation's grid, whose values are known here."""
+    low, high = fake_quant_range(grid)
+    return tf.quantization.fake_quant_with_min_max_vars(x, float(low), float(high))
+
+
+def known(source: GridSource) -> Grid:
+    """A grid's values, now, also while a graph is traced."""
+    with tf.init_scope():
+        grid = source.grid()
+        return Grid(tf.constant(grid.scale.numpy()), tf.constant(grid.zero_point.numpy()))
+
+
+def steps(x: Any, grid: Grid) -> tf.Tensor:
+    """The integers q - z of real values on a grid; the gradient passes straight through."""
+    return modes.rounded(x / tf.stop_gradient(grid.scale))
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class QuantizedOperation(QuantizedLayer):
+    """An operator without weights, on integers.
+
+    Args:
+        kind: a row of `PRIMITIVES`.
+        arguments: the row's options.
+        constants: position among the operands -> value that is a constant there.
+        shape: of the output, without the batch axis.
+        inputs: see `QuantizedLayer`.
+        output: likewise.
+        owns_range: likewise.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        arguments: Mapping[str, Any],
+        shape: Sequence[int | None],
+        *,
+        constants: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.kind = kind
+        self.arguments = dict(arguments)
+        self.constants = {int(k): v for k, v in (constants or {}).items()}
+        self.out_shape = tuple(shape)
+
+    @property
+    def primitive(self) -> Primitive:
+        """Its row."""
+        return PRIMITIVES[self.kind]
+
+    def compute_output_spec(self, inputs: Any, training: Any = None) -> Any:
+        """The output's shape and dtype."""
+        batch = keras.tree.flatten(inputs)[0].shape[0]
+        return keras.KerasTensor((batch, *self.out_shape), "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make it again."""
+        return {
+            **super().get_config(),
+            "kind": self.kind,
+            "arguments": self.arguments,
+            "constants": {str(k): np.asarray(v).tolist() for k, v in self.constants.items()},
+            "shape": list(self.out_shape),
+        }
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        """The output's real values."""
+        xs = [tf.convert_to_tensor(x) for x in keras.tree.flatten(inputs)]
+        if modes.export_bits():
+            return self._express(xs)
+        for position, value in sorted(self.constants.items()):
+            xs.insert(position, tf.constant(value, tf.float32))
+        real = self.primitive.real(xs, **self.arguments)
+        collect = modes.observer()
+        if collect is not None:
+            if self.owns_range:
+                collect(self, real)
+            return real
+        if self.owns_range and training:
+            self.observe(tf.reduce_min(real), tf.reduce_max(real), training)
+        grids = self._grids()
+        out = self.output_source.grid()
+        if self.primitive.float_input:
+            qs = xs
+        else:
+            qs = [steps(x, grid) + grid.zero_point for x, grid in zip(xs, grids, strict=True)]
+        result = self.primitive.exact(qs, grids, out, **self.arguments)
+        value = exact.product(result - out.zero_point, out.scale)
+        value.set_shape(real.shape)
+        low, high = ((end - out.zero_point) * out.scale for end in (-128.0, 127.0))
+        return modes.through(value, tf.clip_by_value(real, low, high))
+
+    def _grids(self, read: Any = lambda source: source.grid()) -> list[Grid]:
+        grids = [None if source is None else read(source) for source in self.input_sources]
+        for position, value in sorted(self.constants.items()):
+            grids.insert(position, constant_grid(value))
+        return grids
+
+    def _express(self, xs: list[tf.Tensor]) -> tf.Tensor:
+        """The form that the converter reads."""
+        for position, value in sorted(self.constants.items()):
+            constant = tf.constant(value, tf.float32)
+            xs.insert(position, fake_quant(constant, constant_grid(value)))
+        real = self.primitive.real(xs, **self.arguments)
+        if self.primitive.output != "own":
+            return real  # The converter knows such an operator's grid.
+        return fake_quant(real, known(self.output_source))
+
+
+def constant_grid(value: Any) -> Grid:
+    """The grid of a constant operand."""
+    with tf.init_scope():
+        array = np.asarray(value, np.float32)
+        return choose_grid(array.min(), array.max())
+
+
+__all__ = ["QuantizedLayer", "QuantizedOperation", "activate", "fake_quant", "known", "steps"]

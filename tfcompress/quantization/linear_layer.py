@@ -1,0 +1,325 @@
+"""`QuantizedLinear`: convolutions and dense layers with folded BatchNorm, on integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfcompress.quantization import exact, grids, modes
+from tfcompress.quantization.arithmetic import linear
+from tfcompress.quantization.arithmetic.output import Activation, bounds
+from tfcompress.quantization.grids import Grid
+from tfcompress.quantization.layers import QuantizedLayer, activate, fake_quant, known, steps
+from tfcompress.transforms.mask import Mask
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class QuantizedLinear(QuantizedLayer):
+    """A convolution, depthwise or transposed convolution or dense layer, bias and activation.
+
+    Every kind has a kernel of four axes and computes on images; an input of another rank is
+    reshaped on the way in and out. A dense layer is a 1x1 convolution: the converter quantizes
+    only convolutions' kernels per channel.
+
+    Args:
+        kind: "conv", "depthwise" or "transpose".
+        kernel_shape: (h, w, in, out), depthwise (h, w, in, multiplier), transposed
+            (h, w, out, in).
+        strides: (rows, columns).
+        padding: "SAME" or "VALID".
+        dilations: (rows, columns).
+        use_bias: whether it has a bias.
+        activation: what is fused.
+        weight_bits: 2 to 8.
+        contracted: how many of the input's last axes are its channels.
+        tail: shape of the output behind the axes that it shares with the input; None for the
+            images' own.
+        lifted: its input is a sequence (batch, length, channels), taken as an image of one row.
+        masked: holds a mask of its kernel, so that zeros stay zeros.
+        weights_of: name of the layer whose weights it uses; "" for its own.
+        inputs: see `QuantizedLayer`.
+        output: likewise.
+        owns_range: likewise.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        kernel_shape: Sequence[int],
+        *,
+        strides: Sequence[int] = (1, 1),
+        padding: str = "VALID",
+        dilations: Sequence[int] = (1, 1),
+        use_bias: bool = True,
+        activation: Activation = None,
+        weight_bits: int = 8,
+        contracted: int = 1,
+        tail: Sequence[int] | None = None,
+        lifted: bool = False,
+        masked: bool = False,
+        weights_of: str = "",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.kind = kind
+        self.kernel_shape = tuple(kernel_shape)
+        self.strides, self.dilations = tuple(strides), tuple(dilations)
+        self.padding = padding
+        self.use_bias = use_bias
+        self.activation = activation
+        self.weight_bits = weight_bits
+        self.contracted = contracted
+        self.tail = None if tail is None else tuple(tail)
+        self.lifted = lifted
+        self.masked = masked
+        self.weights_of = weights_of
+        object.__setattr__(self, "_source", self)
+        self.kernel: Any = None
+        self.bias: Any = None
+        self.mask: Mask | None = None
+
+    @property
+    def channels(self) -> int:
+        """How many output channels it has."""
+        h, w, third, last = self.kernel_shape
+        return {"conv": last, "depthwise": third * last, "transpose": third}[self.kind]
+
+    def bind(self, layers: Mapping[str, Any]) -> None:
+        """Finds the ranges of its grids, and the layer whose weights it uses."""
+        super().bind(layers)
+        if self.weights_of:
+            object.__setattr__(self, "_source", layers[self.weights_of])
+
+    def build(self, shape: Any) -> None:
+        """Makes kernel, bias and range."""
+        if not self.weights_of:
+            self.kernel = self.add_weight(name="kernel", shape=self.kernel_shape)
+            if self.use_bias:
+                self.bias = self.add_weight(
+                    name="bias", shape=(self.channels,), initializer="zeros"
+                )
+            if self.masked:
+                self.mask = Mask()
+                self.mask.build(self.kernel)
+                self.mask_variables = list(self.mask.variables)
+        super().build(shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make it again."""
+        names = ("kind", "kernel_shape", "strides", "padding", "dilations", "use_bias")
+        names += ("activation", "weight_bits", "contracted", "tail", "lifted", "masked", "weights_of")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+    def compute_output_shape(self, shape: Any) -> tuple[int | None, ...]:
+        """The output's shape."""
+        if self.lifted:
+            row = self._image_shape((shape[0], 1, *tuple(shape)[1:]))
+            return (row[0], *row[2:])
+        if self.tail is not None:
+            return (*tuple(shape)[: -self.contracted], *self.tail)
+        return self._image_shape(shape)
+
+    def _image_shape(self, shape: Any) -> tuple[int | None, ...]:
+        sides = []
+        for i, side in enumerate(tuple(shape)[1:3]):
+            size, stride = self.kernel_shape[i], self.strides[i]
+            if side is None:
+                sides.append(None)
+            elif self.kind == "transpose":
+                extra = max(size - stride, 0) if self.padding == "VALID" else 0
+                sides.append(side * stride + extra)
+            elif self.padding == "SAME":
+                sides.append(-(-side // stride))
+            else:
+                sides.append((side - (size - 1) * self.dilations[i] - 1) // stride + 1)
+        return (shape[0], *sides, self.channels)
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        """The output's real values."""
+        x = tf.convert_to_tensor(inputs)
+        image = self._image(x)
+        if modes.export_bits():
+            return self._shaped(self._express(image), x)
+        if modes.observer() is not None:
+            return self._shaped(self._observe(image), x)
+        return self._shaped(self._compute(image, training), x)
+
+    def effective_kernel(self) -> tf.Tensor:
+        """The kernel behind its mask."""
+        source = self._source
+        kernel = tf.convert_to_tensor(source.kernel.value)
+        return kernel if source.mask is None else source.mask(kernel)
+
+    def effective_bias(self) -> tf.Tensor | None:
+        """The bias, or None."""
+        bias = self._source.bias
+        return None if bias is None else tf.convert_to_tensor(bias.value)
+
+    def weight_grid(self, kernel: tf.Tensor, bias: tf.Tensor | None, inputs: Grid) -> Grid:
+        """The grid of the kernel: a scale for each output channel."""
+        least = 0.0 if bias is None else grids.least_weight_scale(bias, inputs)
+        return grids.weight_grid(self._by_channel(kernel), bits=self.weight_bits, least=least)
+
+    def integers(self, inputs: Grid) -> tuple[tf.Tensor, tf.Tensor | None, Grid]:
+        """Stored kernel and bias, and the kernel's grid.
+
+        Args:
+            inputs: grid of the input.
+
+        Returns:
+            Integers of the kernel, in its own shape, those of the bias (None without one), and
+            the grid, (channels,). Gradients pass straight through.
+        """
+        kernel, bias = self.effective_kernel(), self.effective_bias()
+        grid = self.weight_grid(tf.stop_gradient(kernel), _stopped(bias), inputs)
+        by_channel = self._by_channel(kernel)
+        whole = grids.quantize_weights(tf.stop_gradient(by_channel), grid, bits=self.weight_bits)
+        stored = self._own_shape(modes.through(whole, by_channel / grid.scale))
+        if bias is None:
+            return stored, None, grid
+        whole = grids.quantize_bias(tf.stop_gradient(bias), inputs, grid)
+        step = tf.cast(grids.bias_grid(inputs, grid), tf.float32)
+        return stored, modes.through(whole, bias / step), grid
+
+    def _compute(self, image: tf.Tensor, training: Any) -> tf.Tensor:
+        inputs = self.input_sources[0].grid()
+        kernel, bias, weights = self.integers(inputs)
+        acc = self._sum(steps(image, inputs), kernel, 1 if training else None)
+        if bias is not None:
+            acc += tf.cast(bias, acc.dtype)
+        acc = tf.cast(acc, tf.float32)
+        step = exact.product(inputs.scale, weights.scale)
+        if self.owns_range and training:
+            self._follow(tf.stop_gradient(acc), step)
+        out = self.output_source.grid()
+        return _requantized(acc, inputs, weights, out, self.activation)
+
+    def _follow(self, acc: tf.Tensor, step: tf.Tensor) -> None:
+        """The range follows the output before it is rounded."""
+        axes = list(range(acc.shape.rank - 1))
+        low = tf.zeros(())
+        if self.activation is None:
+            low = tf.reduce_min(tf.reduce_min(acc, axes) * step)
+        high = tf.reduce_max(tf.reduce_max(acc, axes) * step)
+        if self.activation == "relu6":
+            high = tf.minimum(high, 6.0)
+        self.observe(low, high, True)
+
+    def _observe(self, image: tf.Tensor) -> tf.Tensor:
+        kernel, bias = self.effective_kernel(), self.effective_bias()
+        y = self._sum(image, kernel, 1)
+        y = activate(y if bias is None else y + bias, self.activation)
+        if self.owns_range:
+            modes.observer()(self, y)
+        return y
+
+    def _express(self, image: tf.Tensor) -> tf.Tensor:
+        with tf.init_scope():
+            inputs = self.input_sources[0].grid()
+            kernel, bias, weights = self.integers(inputs)
+            real = (self._by_channel(kernel) * weights.scale).numpy()
+            added = None if bias is None else grids.bias_values(bias, inputs, weights).numpy()
+        bits = 8 if self.weight_bits > modes.export_bits() else modes.export_bits()
+        low, high = grids.fake_quant_range(weights, bits=bits, narrow=True)
+        shape = real.shape
+        if self.kind == "depthwise":
+            real = real.reshape(1, *shape)
+        quantized = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+            tf.constant(real), low, high, num_bits=bits, narrow_range=True
+        )
+        if self.kind == "depthwise":
+            quantized = tf.reshape(quantized, shape)
+        y = self._sum(image, self._own_shape(quantized), 1)
+        y = y if added is None else y + added
+        return fake_quant(activate(y, self.activation), known(self.output_source))
+
+    def _sum(self, d: tf.Tensor, kernel: tf.Tensor, pieces: int | None) -> tf.Tensor:
+        if self.kind == "depthwise":
+            return linear.depthwise_sum(d, kernel, self.strides, self.padding, self.dilations)
+        if self.kind == "conv":
+            return linear.conv2d_sum(
+                d, kernel, self.strides, self.padding, self.dilations, pieces
+            )
+        shape = self._image_shape((None, *d.shape[1:]))
+        known_shape = None not in (d.shape[0], *shape[1:])
+        sizes = tf.shape(d)
+        sides = [
+            shape[i] if shape[i] is not None else self._grown(sizes[i], i - 1) for i in (1, 2)
+        ]
+        full = [d.shape[0] if known_shape else sizes[0], *sides, self.channels]
+        return linear.transpose_sum(d, kernel, full, self.strides, self.padding, pieces)
+
+    def _grown(self, side: tf.Tensor, axis: int) -> tf.Tensor:
+        extra = max(self.kernel_shape[axis] - self.strides[axis], 0)
+        return side * self.strides[axis] + (extra if self.padding == "VALID" else 0)
+
+    def _by_channel(self, kernel: tf.Tensor) -> tf.Tensor:
+        """With the output channels as its last axis."""
+        if self.kind == "depthwise":
+            return tf.reshape(kernel, (*self.kernel_shape[:2], self.channels))
+        return tf.transpose(kernel, (0, 1, 3, 2)) if self.kind == "transpose" else kernel
+
+    def _own_shape(self, kernel: tf.Tensor) -> tf.Tensor:
+        if self.kind == "depthwise":
+            return tf.reshape(kernel, self.kernel_shape)
+        return tf.transpose(kernel, (0, 1, 3, 2)) if self.kind == "transpose" else kernel
+
+    def _image(self, x: tf.Tensor) -> tf.Tensor:
+        """The input as (batch, rows, columns, channels)."""
+        if self.lifted:
+            return x[:, None]
+        if self.tail is None:
+            return x
+        channels = int(np.prod(self.kernel_shape[2]))
+        shared = x.shape[1 : x.shape.rank - self.contracted]
+        if None in shared:
+            return tf.reshape(x, (tf.shape(x)[0], 1, -1, channels))
+        batch = x.shape[0] if x.shape[0] is not None else -1
+        return tf.reshape(x, (batch, 1, int(np.prod(shared)), channels))
+
+    def _shaped(self, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """The output in its own shape."""
+        if self.lifted:
+            return tf.squeeze(y, 1)
+        if self.tail is None:
+            return y
+        shape = self.compute_output_shape(x.shape)
+        if sum(size is None for size in shape) <= 1:
+            return tf.reshape(y, [-1 if size is None else size for size in shape])
+        dynamic = tf.shape(x)
+        return tf.reshape(y, [dynamic[i] if s is None else s for i, s in enumerate(shape)])
+
+
+def _stopped(x: tf.Tensor | None) -> tf.Tensor | None:
+    return None if x is None else tf.stop_gradient(x)
+
+
+def _requantized(
+    acc: tf.Tensor, inputs: Grid, weights: Grid, out: Grid, activation: Activation
+) -> tf.Tensor:
+    """Real values on the output grid, of sums.
+
+    The gradient passes where the value is within the grid and the activation's bounds.
+    """
+    ratio = linear.linear_ratio(inputs, weights, out)
+    step = exact.product(inputs.scale, weights.scale)
+    lowest, highest = bounds(out, activation)
+    low, high = lowest - out.zero_point, highest - out.zero_point
+
+    @tf.custom_gradient
+    def run(acc: tf.Tensor) -> Any:
+        scaled = exact.pin(acc) * ratio
+        clipped = tf.clip_by_value(tf.round(scaled), low, high)
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            below = low if activation else low - 0.5
+            inside = (scaled > below) & (scaled < high + 0.5)
+            return tf.where(inside, upstream * step, 0.0)
+
+        return exact.product(clipped, out.scale), gradient
+
+    return run(acc)

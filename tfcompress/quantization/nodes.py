@@ -1,0 +1,125 @@
+"""The nodes of a graph on its way to integers: linear, operators, and what stays as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.graph.flow import Call, Value
+
+
+@dataclass(eq=False)
+class Node:
+    """One step.
+
+    Attributes:
+        call: the layer call it comes from; its last, where it comes from several.
+        inputs: the tensors that it reads.
+        outputs: the tensors that it makes.
+        paths: of the layers that it does the work of.
+    """
+
+    call: Call
+    inputs: list[Value]
+    outputs: list[Value]
+    paths: list[str] = field(default_factory=list)
+
+    @property
+    def output(self) -> Value:
+        """Its one output."""
+        return self.outputs[0]
+
+
+@dataclass(eq=False)
+class Affine:
+    """y = x * scale + shift for each channel: BatchNorm and its like, in float64."""
+
+    scale: np.ndarray
+    shift: np.ndarray
+
+    @property
+    def trivial(self) -> bool:
+        """It changes nothing."""
+        return bool((self.scale == 1).all() and (self.shift == 0).all())
+
+
+@dataclass(eq=False)
+class Linear(Node):
+    """What `QuantizedLinear` computes.
+
+    Attributes:
+        kind: "conv", "depthwise" or "transpose".
+        kernel: float32, four axes.
+        bias: float32 (channels,), or None.
+        options: further arguments of `QuantizedLinear`.
+        activation: what is fused.
+        affine: what it computes where it was made of an `Affine` alone.
+        kernel_owner: the Keras layer whose kernel this is, and under what name.
+    """
+
+    kind: str = "conv"
+    kernel: Any = None
+    bias: Any = None
+    options: dict[str, Any] = field(default_factory=dict)
+    activation: str | None = None
+    affine: Affine | None = None
+    owner: Any = None
+
+    @property
+    def channels(self) -> int:
+        """Its output channels."""
+        third, last = self.kernel.shape[2:]
+        return {"conv": last, "depthwise": third * last, "transpose": third}[self.kind]
+
+    def fold(self, after: Affine) -> None:
+        """Takes in what is done to each of its output channels."""
+        scale = after.scale
+        kernel = self.kernel.astype(np.float64)
+        if self.kind == "depthwise":
+            kernel = kernel * scale.reshape(kernel.shape[2:])
+        elif self.kind == "transpose":
+            kernel = kernel * scale[:, None]
+        else:
+            kernel = kernel * scale
+        bias = 0.0 if self.bias is None else self.bias.astype(np.float64)
+        self.kernel = kernel.astype(np.float32)
+        self.bias = (bias * scale + after.shift).astype(np.float32)
+
+
+@dataclass(eq=False)
+class Operator(Node):
+    """What `QuantizedOperation` computes.
+
+    Attributes:
+        kind: a row of `PRIMITIVES`.
+        arguments: its options.
+        constants: position -> constant operand.
+        target: for "requantize", the node whose grid the output is to have.
+    """
+
+    kind: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    constants: dict[int, Any] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Kept(Node):
+    """A Keras layer or operation that is called as it is.
+
+    Attributes:
+        moves: it only moves values of its first input, so that they stay on their grid.
+        joins: it puts values of several inputs together, which must be on one grid.
+        reason: why it stays in float, where it does.
+    """
+
+    moves: bool = False
+    joins: bool = False
+    reason: str = ""
+
+    @property
+    def operation(self) -> keras.Operation:
+        """The layer or operation."""
+        return self.call.operation

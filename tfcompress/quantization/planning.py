@@ -1,0 +1,150 @@
+"""Which tensor lies on which grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfcompress.graph.flow import Value
+from tfcompress.quantization.nodes import Kept, Linear, Node, Operator
+from tfcompress.quantization.passes import Graph
+from tfcompress.quantization.primitives import PRIMITIVES
+
+_FLOATS = ("float", "bfloat")
+
+
+@dataclass(eq=False)
+class GridPlan:
+    """A grid: that of a set of nodes' ranges, or a fixed one. Compare by `find`."""
+
+    owners: list[Node] = field(default_factory=list)
+    fixed: Any = None
+    symmetric: bool = False
+    merged: GridPlan | None = None
+
+    def find(self) -> GridPlan:
+        """The plan that this one has become part of."""
+        return self if self.merged is None else self.merged.find()
+
+
+class Plan:
+    """Puts tensors on grids, and adds the nodes that this takes.
+
+    Args:
+        graph: folded and fused; nodes are added to it.
+        inputs: the model's inputs.
+
+    Attributes:
+        grids: `id` of each tensor that lies on a grid to its plan; others are float.
+    """
+
+    def __init__(self, graph: Graph, inputs: list[Value]) -> None:
+        self.graph = graph
+        self.grids: dict[int, GridPlan] = {}
+        self._on_grid: dict[int, Value] = {}
+        self._new: list[Node] = []
+        readers = graph.readers()
+        for value in inputs:
+            found = [node for node in readers.get(id(value), []) if node is not None]
+            if value.dtype.startswith(_FLOATS) and any(not _is_float(node) for node in found):
+                self._quantized(value, found[0])
+        for node in graph.nodes:
+            self._visit(node)
+            self._new.append(node)
+        graph.nodes[:] = self._new
+
+    def grid(self, value: Value) -> GridPlan | None:
+        """The grid of a tensor, or None."""
+        plan = self.grids.get(id(value))
+        return plan and plan.find()
+
+    def _visit(self, node: Node) -> None:
+        node.inputs = [self._on_grid.get(id(v), v) for v in node.inputs]
+        if isinstance(node, Linear):
+            node.inputs = [self._quantized(v, node) for v in node.inputs]
+            self.grids[id(node.output)] = GridPlan([node])
+        elif isinstance(node, Operator):
+            self._operator(node)
+        elif isinstance(node, Kept) and node.moves:
+            plan = self.grid(node.inputs[0])
+            if plan is not None:
+                for value in node.outputs:
+                    self.grids[id(value)] = plan
+        elif isinstance(node, Kept) and node.joins:
+            self._join(node)
+
+    def _operator(self, node: Operator) -> None:
+        if any(self.grid(v) is None for v in node.inputs):
+            self._float(node, "what it computes on is float")
+            return
+        output = PRIMITIVES[node.kind].output
+        if output == "own":
+            self.grids[id(node.output)] = GridPlan([node])
+        elif output == "same":
+            self.grids[id(node.output)] = self.grids[id(node.inputs[0])]
+        else:
+            self.grids[id(node.output)] = GridPlan(fixed=output)
+
+    def _float(self, node: Node, reason: str) -> None:
+        node.reason = reason  # type: ignore[attr-defined]
+
+    def _quantized(self, value: Value, node: Node) -> Value:
+        """The tensor on a grid: itself, or what a new node makes of it."""
+        if self.grid(value) is not None:
+            return value
+        if id(value) not in self._on_grid:
+            out = Value(value.shape, "float32")
+            added = Operator(node.call, [value], [out], [], "quantize")
+            self._new.append(added)
+            self.grids[id(out)] = GridPlan([added])
+            self._on_grid[id(value)] = out
+        return self._on_grid[id(value)]
+
+    def _join(self, node: Kept) -> None:
+        """Inputs and output on one grid, by sharing it where that hurts nobody."""
+        if any(self.grid(v) is None for v in node.inputs):
+            return
+        shared = GridPlan()
+        readers = self.graph.readers()
+        moved: dict[int, Value] = {}
+        for value in node.inputs:
+            plan = self.grid(value)
+            assert plan is not None
+            if plan is shared.find():
+                continue
+            if self._can_share(value, readers):
+                _merge(shared.find(), plan)
+                continue
+            out = Value(value.shape, "float32")
+            added = Operator(node.call, [value], [out], [], "requantize")
+            self._new.append(added)
+            self.grids[id(out)] = shared
+            shared.find().owners.append(added)
+            moved[id(value)] = out
+        node.inputs = [moved.get(id(v), v) for v in node.inputs]
+        for value in node.outputs:
+            self.grids[id(value)] = shared
+
+    def _can_share(self, value: Value, readers: dict[int, list[Any]]) -> bool:
+        plan = self.grid(value)
+        if plan is None or plan.fixed is not None:
+            return False
+        makers = self.graph.makers()
+        maker = makers.get(id(value))
+        if isinstance(maker, Kept) and maker.joins:
+            return True
+        tensors = [v for n in self.graph.nodes for v in n.outputs if self.grid(v) is plan]
+        return all(
+            isinstance(reader, Kept) and (reader.joins or reader.moves)
+            for tensor in tensors
+            for reader in readers.get(id(tensor), [])
+        )
+
+
+def _merge(shared: GridPlan, plan: GridPlan) -> None:
+    shared.owners += [owner for owner in plan.owners if owner not in shared.owners]
+    plan.merged = shared
+
+
+def _is_float(node: Node) -> bool:
+    return isinstance(node, Kept) and not (node.moves or node.joins)

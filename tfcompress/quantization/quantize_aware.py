@@ -1,0 +1,224 @@
+"""`tfc.quantize_aware`: a model that trains with the arithmetic of the int8 file it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress import registry
+from tfcompress.conversion import calibration, export
+from tfcompress.errors import ConfigError, ModelTypeError
+from tfcompress.graph.copying import is_graph, own_classes
+from tfcompress.graph.flow import Flow, read_flow
+from tfcompress.quantization import modes, observers
+from tfcompress.quantization.emission import Emitter
+from tfcompress.quantization.lowering import Lowering
+from tfcompress.quantization.model import QuantizedModel
+from tfcompress.quantization.nodes import Kept, Linear, Operator
+from tfcompress.quantization.passes import Graph, fold, fuse_activations
+from tfcompress.quantization.planning import Plan
+from tfcompress.quantization.scheme import QuantizationScheme, get_scheme
+from tfcompress.report import CompressionReport
+from tfcompress.scope import ScopeLike, resolve
+
+BATCH = 32
+PRESERVED = ("sparsity",)
+
+
+def quantize_aware(
+    model: keras.Model,
+    scheme: str | QuantizationScheme = "int8",
+    *,
+    calibration_data: Any = None,
+    calibration_method: str = "min_max",
+    calibration_samples: int = 500,
+    include: ScopeLike = None,
+    exclude: ScopeLike = None,
+    preserve: Iterable[str] = (),
+) -> keras.Model:
+    """A model that computes, in training too, what its int8 `.tflite` will compute on XNNPACK.
+
+    BatchNorm is folded into kernels and ReLU into operators, as in the file; every tensor gets a
+    grid of integers; forward passes run on these integers, with the runtime's own rounding, and
+    gradients pass straight through it. What has no int8 form stays float and is reported. The
+    model trains with plain `fit`; `tfc.convert(qmodel, "int8")` needs no data.
+
+    Args:
+        model: a built Keras 3 model; it does not change. Its weights are taken over.
+        scheme: `"int8"`, `"int8-w4"` (weights of 4 bits) or a `QuantizationScheme`.
+        calibration_data: inputs that the ranges start from, 100 to 500 typical ones, as
+            `tfc.convert` takes them. Without any the ranges start from random inputs, and the
+            first training step replaces them.
+        calibration_method: `"min_max"`, `"moving_average"`, `"percentile"` (99.99), `"mse"` or
+            `"kl"`.
+        calibration_samples: at most so many examples are used.
+        include: layers to quantize; None for all that can be.
+        exclude: layers to leave float.
+        preserve: `"sparsity"`: zeros of pruned kernels stay zeros.
+
+    Returns:
+        The model, not compiled; `.compression_report` says what became of each layer.
+
+    Raises:
+        ModelTypeError: no built Keras 3 model, or a subclassed one.
+        ConfigError: an argument out of its range; a scope that matches nothing (`ScopeError`).
+        DataError: calibration data that does not fit.
+
+    Example:
+        >>> qmodel = tfc.quantize_aware(model, calibration_data=x_train[:300])
+        >>> qmodel.compile("adam", "sparse_categorical_crossentropy")
+        >>> qmodel.fit(x_train, y_train, callbacks=[tfc.QuantizationCallback()])
+        >>> tflite = tfc.convert(qmodel, "int8")
+
+    Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference"; the arithmetic is that of XNNPACK and TFLite's kernels.
+    """
+    scheme = get_scheme(scheme)
+    observers.check_method(calibration_method)
+    preserve = (preserve,) if isinstance(preserve, str) else tuple(preserve)
+    if set(preserve) - set(PRESERVED):
+        raise ConfigError(f"`preserve` takes {list(PRESERVED)}. Received: {preserve!r}")
+    export.check_model(model)
+    if not is_graph(model):
+        raise ModelTypeError(
+            f"The model {model.name!r} is subclassed ({type(model).__name__}): its graph of calls "
+            "is not known. Build it with the functional API (keras.Model(inputs, outputs))."
+        )
+    layers = registry.walk(model)
+    excluded = _excluded(layers, include, exclude, scheme)
+    schemes = _overrides(layers, scheme)
+    flow = read_flow(model)
+    report = CompressionReport(
+        "quantize_aware",
+        {"weight_bits": scheme.weight_bits, "activation_bits": scheme.activation_bits},
+    )
+    with model.distribute_strategy.scope(), own_classes(model):
+        lowered = Lowering(flow, excluded)
+        graph = Graph(lowered.nodes, keras.tree.flatten(lowered.outputs))
+        fold(graph)
+        fuse_activations(graph)
+        graph.remove_dead()
+        plan = Plan(graph, flow.input_values)
+        emitter = Emitter(plan, scheme, schemes, "sparsity" in preserve)
+        result = emitter.build(flow, lowered.outputs, model.name)
+    _describe(report, flow, plan, emitter)
+    result.compression_report = report
+    _calibrate(result, model, calibration_data, calibration_method, calibration_samples, report)
+    return result
+
+
+def _excluded(
+    layers: list[tuple[str, Any]], include: ScopeLike, exclude: ScopeLike, scheme: Any
+) -> dict[int, str]:
+    found = dict.fromkeys(resolve(exclude, layers, "exclude"), "excluded")
+    if include is not None:
+        chosen = resolve(include, layers, "include")
+        found |= {id(layer): "not in `include`" for _, layer in layers if id(layer) not in chosen}
+    for scope, own in scheme.overrides.items():
+        if own is None:
+            found |= dict.fromkeys(resolve(scope, layers, "overrides"), "left float by its scheme")
+    return found
+
+
+def _overrides(
+    layers: list[tuple[str, Any]], scheme: QuantizationScheme
+) -> dict[int, QuantizationScheme]:
+    return {
+        identity: own
+        for scope, own in scheme.overrides.items()
+        if own is not None
+        for identity in resolve(scope, layers, "overrides")
+    }
+
+
+def _describe(report: CompressionReport, flow: Flow, plan: Plan, emitter: Emitter) -> None:
+    by_path = {call.path: call.operation for call in flow.calls}
+    done: dict[str, tuple[str, str, dict[str, Any]]] = {}
+    for node in plan.graph.nodes:
+        for path in node.paths:
+            if isinstance(node, Kept) and node.reason:
+                done[path] = ("left", node.reason, {})
+            elif isinstance(node, Kept):
+                grid = plan.grid(node.outputs[0])
+                done.setdefault(path, ("quantized" if grid else "left", "moves values only", {}))
+            elif isinstance(node, Linear):
+                layer = emitter.layers[id(node)]
+                details = {"weight_bits": layer.weight_bits} if path == node.paths[0] else {}
+                done[path] = ("quantized", "", details | _into(layer, path))
+            elif isinstance(node, Operator):
+                layer = emitter.layers[id(node)]
+                if layer.output_source is None:
+                    done[path] = ("left", "what it computes on is float", {})
+                else:
+                    done.setdefault(path, ("quantized", "", _into(layer, path)))
+    for path, operation in by_path.items():
+        action, reason, details = done.get(path, ("quantized", "does nothing at inference", {}))
+        report.add(path, type(operation).__name__, action, reason, **details)
+    for layer, why in emitter.copier.result.shared:
+        report.notes.append(
+            f"{layer.name!r} cannot be rebuilt from its config ({why}): both models hold it."
+        )
+
+
+def _into(layer: Any, path: str) -> dict[str, str]:
+    """Where a layer's work is done now, if elsewhere."""
+    return {} if layer.name == path.replace("/", ".") else {"within": layer.name}
+
+
+def _calibrate(
+    result: QuantizedModel,
+    model: keras.Model,
+    data: Any,
+    method: str,
+    samples: int,
+    report: CompressionReport,
+) -> None:
+    interface = export.read_interface(model)
+    if data is None:
+        report.notes.append(
+            "Ranges start from random inputs, and the first training step replaces them: pass "
+            "calibration_data for a model that is right without training."
+        )
+        examples = _random(interface)
+        if examples is None:
+            return
+    else:
+        examples = calibration.gather(data, interface.specs, samples)
+        report.settings["calibration"] = method
+        report.settings["calibration_samples"] = len(next(iter(examples.values())))
+    found: dict[int, observers.Statistics] = {}
+    layers: dict[int, Any] = {}
+
+    def collect(layer: Any, values: Any) -> None:
+        layers[id(layer)] = layer
+        found.setdefault(id(layer), observers.Statistics()).add(np.asarray(values))
+
+    names = [spec.name for spec in interface.specs]
+    count = len(examples[names[0]])
+    with modes.observing(collect):
+        for start in range(0, count, BATCH):
+            parts = [examples[name][start : start + BATCH] for name in names]
+            nest = keras.tree.map_structure(lambda i: parts[i], interface.structure)  # noqa: B023
+            result(nest, training=False)
+    for key, statistics in found.items():
+        low, high = observers.METHODS[method](statistics)
+        layers[key].ranges.set(low, high)
+        if data is None:
+            layers[key].ranges.state.assign(0.0)
+
+
+def _random(interface: Any) -> dict[str, np.ndarray] | None:
+    generator = np.random.default_rng(0)
+    found = {}
+    for spec in interface.specs:
+        if None in spec.example_shape:
+            return None
+        shape = (BATCH, *spec.example_shape)
+        if spec.dtype.startswith(("float", "bfloat")):
+            found[spec.name] = generator.standard_normal(shape).astype("float32")
+        else:
+            found[spec.name] = np.zeros(shape, spec.dtype)
+    return found

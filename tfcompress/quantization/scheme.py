@@ -1,0 +1,69 @@
+"""`QuantizationScheme`: how many bits, and how ranges and BatchNorm are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfcompress.errors import ConfigError
+
+RANGE_METHODS = ("moving_average", "lsq")
+BATCHNORM = ("frozen", "live")
+
+
+@dataclass(frozen=True)
+class QuantizationScheme:
+    """How a model is quantized.
+
+    Attributes:
+        weight_bits: 2 to 8: weights lie on a symmetric grid of so many bits, one scale for each
+            output channel.
+        activation_bits: 8: asymmetric, one scale for each tensor.
+        range_method: how the ranges of activations are trained: `"moving_average"` of each
+            batch's smallest and largest value, or `"lsq"`, by gradient (Esser 2020, "Learned Step
+            Size Quantization").
+        batchnorm: `"frozen"`: folded into the kernels before training, as for fine-tuning;
+            `"live"`: trained on, with its batch's statistics folded in at every step.
+        overrides: scope -> another scheme for these layers, or None to leave them float.
+    """
+
+    weight_bits: int = 8
+    activation_bits: int = 8
+    range_method: str = field(default="moving_average", kw_only=True)
+    batchnorm: str = field(default="frozen", kw_only=True)
+    overrides: Mapping[Any, QuantizationScheme | None] = field(default_factory=dict, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weight_bits, bool) or self.weight_bits not in range(2, 9):
+            raise ConfigError(
+                f"`weight_bits` must be a whole number from 2 to 8. Received: {self.weight_bits!r}"
+            )
+        if self.activation_bits != 8:
+            raise ConfigError(
+                f"`activation_bits` must be 8. Received: {self.activation_bits!r}. XNNPACK has no "
+                "kernels for other widths."
+            )
+        for name, allowed in (("range_method", RANGE_METHODS), ("batchnorm", BATCHNORM)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"`{name}` must be one of {list(allowed)}. Received: {getattr(self, name)!r}"
+                )
+
+
+SCHEMES = {"int8": QuantizationScheme(), "int8-w4": QuantizationScheme(weight_bits=4)}
+
+
+def get_scheme(scheme: Any) -> QuantizationScheme:
+    """The scheme, or the ready one of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if isinstance(scheme, QuantizationScheme):
+        return scheme
+    if isinstance(scheme, str) and scheme in SCHEMES:
+        return SCHEMES[scheme]
+    raise ConfigError(
+        f"`scheme` must be a QuantizationScheme or one of {list(SCHEMES)}. Received: {scheme!r}"
+    )
