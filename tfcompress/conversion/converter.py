@@ -79,6 +79,7 @@ class Converter:
             "samples": self.samples if settings.calibrated else None,
             "names": self.names,
             "signature": SIGNATURE,
+            "annotated": bool(settings.stored_bits),
         }
         try:
             _job("run", arguments)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tfcompress.conversion.rewriting import remove_boundaries
+
 
 def run(
     saved_model: str,
@@ -19,6 +21,7 @@ def run(
     samples: str | None,
     names: list[str],
     signature: str,
+    annotated: bool = False,
 ) -> None:
     """Converts a SavedModel folder into the file `out`.
 
@@ -33,6 +36,7 @@ def run(
         samples: `.npz` of representative examples, (batches, batch, ...) for each input.
         names: the inputs' names, in the order of the arrays.
         signature: the signature's key.
+        annotated: the graph tells by fake-quant operators what is quantized; nothing else is.
     """
     import tensorflow as tf
 
@@ -45,12 +49,19 @@ def run(
         converter.target_spec.supported_types = [tf.float16]
     if ops:
         converter.target_spec.supported_ops = [getattr(tf.lite.OpsSet, name) for name in ops]
+    if annotated:
+        # Otherwise TANH, LOGISTIC and SOFTMAX are quantized amid what is to stay float as well.
+        converter._experimental_qdq_conversion_mode = "STATIC"
+        converter.inference_input_type = tf.float32
+        converter.inference_output_type = tf.float32
     if io != "float32":
         converter.inference_input_type = tf.as_dtype(io)
         converter.inference_output_type = tf.as_dtype(io)
     if samples is not None:
         converter.representative_dataset = lambda: _samples(samples, names)
     content = converter.convert()
+    if annotated:
+        content = remove_boundaries(content)
     with open(out, "wb") as file:
         file.write(content)
 

@@ -146,7 +146,7 @@ class Emitter:
             if any(id(value) in outputs for value in node.outputs):
                 path = node.call.path  # Signatures are named by it.
             base = path.replace("/", ".")
-            if isinstance(node, Operator) and node.kind in ("quantize", "requantize"):
+            if isinstance(node, Operator) and not node.paths:
                 base = f"{node.call.path}_{node.kind}".replace("/", ".")
             name, count = base, 1
             while name in taken:

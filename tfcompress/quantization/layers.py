@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.conversion.rewriting import BOUNDARY
 from tfcompress.quantization import exact, modes
 from tfcompress.quantization.grids import Grid, choose_grid, fake_quant_range
 from tfcompress.quantization.primitives import PRIMITIVES, Primitive, activate
@@ -163,6 +164,8 @@ class QuantizedOperation(QuantizedLayer):
             if self.owns_range:
                 collect(self, real)
             return real
+        if self.output_source is None:
+            return real
         if self.owns_range and training:
             self.observe(tf.reduce_min(real), tf.reduce_max(real), training)
         grids = self._grids()
@@ -187,10 +190,14 @@ class QuantizedOperation(QuantizedLayer):
         """The form that the converter reads."""
         for position, value in sorted(self.constants.items()):
             constant = tf.constant(value, tf.float32)
-            xs.insert(position, fake_quant(constant, constant_grid(value)))
+            if self.output_source is not None:
+                constant = fake_quant(constant, constant_grid(value))
+            xs.insert(position, constant)
         real = self.primitive.real(xs, **self.arguments)
-        if self.primitive.output != "own":
-            return real  # The converter knows such an operator's grid.
+        if self.kind == "dequantize":
+            return tf.floor(real, name=BOUNDARY)
+        if self.output_source is None or self.primitive.output == "same":
+            return real  # The converter carries the input's grid on.
         return fake_quant(real, known(self.output_source))
 
 

@@ -42,12 +42,14 @@ class Plan:
         self.graph = graph
         self.grids: dict[int, GridPlan] = {}
         self._on_grid: dict[int, Value] = {}
+        self._real_values: dict[int, Value] = {}
+        self._entered: dict[int, Value] = {}
         self._new: list[Node] = []
         readers = graph.readers()
         for value in inputs:
             found = [node for node in readers.get(id(value), []) if node is not None]
             if value.dtype.startswith(_FLOATS) and any(not _is_float(node) for node in found):
-                self._quantized(value, found[0])
+                self._entered[id(value)] = self._quantized(value, found[0])
         for node in graph.nodes:
             self._visit(node)
             self._new.append(node)
@@ -59,7 +61,10 @@ class Plan:
         return plan and plan.find()
 
     def _visit(self, node: Node) -> None:
-        node.inputs = [self._on_grid.get(id(v), v) for v in node.inputs]
+        if _is_float(node):
+            node.inputs = [self._real(v, node) for v in node.inputs]
+            return
+        node.inputs = [self._entered.get(id(v), v) for v in node.inputs]
         if isinstance(node, Linear):
             node.inputs = [self._quantized(v, node) for v in node.inputs]
             self.grids[id(node.output)] = GridPlan([node])
@@ -75,7 +80,7 @@ class Plan:
 
     def _operator(self, node: Operator) -> None:
         if any(self.grid(v) is None for v in node.inputs):
-            self._float(node, "what it computes on is float")
+            node.inputs = [self._real(v, node) for v in node.inputs]
             return
         output = PRIMITIVES[node.kind].output
         if output == "own":
@@ -85,8 +90,15 @@ class Plan:
         else:
             self.grids[id(node.output)] = GridPlan(fixed=output)
 
-    def _float(self, node: Node, reason: str) -> None:
-        node.reason = reason  # type: ignore[attr-defined]
+    def _real(self, value: Value, node: Node) -> Value:
+        """The tensor as float, behind a boundary where it lies on a grid."""
+        if self.grid(value) is None:
+            return value
+        if id(value) not in self._real_values:
+            out = Value(value.shape, "float32")
+            self._new.append(Operator(node.call, [value], [out], [], "dequantize"))
+            self._real_values[id(value)] = out
+        return self._real_values[id(value)]
 
     def _quantized(self, value: Value, node: Node) -> Value:
         """The tensor on a grid: itself, or what a new node makes of it."""
@@ -103,6 +115,7 @@ class Plan:
     def _join(self, node: Kept) -> None:
         """Inputs and output on one grid, by sharing it where that hurts nobody."""
         if any(self.grid(v) is None for v in node.inputs):
+            node.inputs = [self._real(v, node) for v in node.inputs]
             return
         shared = GridPlan()
         readers = self.graph.readers()

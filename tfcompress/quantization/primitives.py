@@ -106,7 +106,7 @@ def _gelu(x: tf.Tensor, approximate: bool) -> tf.Tensor:
 
 
 def _resize_bilinear(x: tf.Tensor, size: Sequence[int]) -> tf.Tensor:
-    return tf.compat.v1.image.resize_bilinear(x, size, half_pixel_centers=True)
+    return tf.raw_ops.ResizeBilinear(images=x, size=size, half_pixel_centers=True)
 
 
 def _matmul(xs: Tensors, adjoint_b: bool) -> tf.Tensor:
@@ -145,6 +145,7 @@ PRIMITIVES: dict[str, Primitive] = {
         ),
     ),
     "requantize": _unary(tf.identity, tables.requantize_grid),
+    "dequantize": _unary(tf.identity, elementwise.dequantize),
     "quantize": Primitive(
         lambda xs: tf.identity(xs[0]),
         lambda qs, given, out: elementwise.quantize(qs[0], out),
