@@ -53,6 +53,7 @@ _HOMES = {
     "InspectionReport": "deploy.inspection",
     "inspect": "deploy.inspection",
     "convert": "conversion.convert",
+    "QuantizationCallback": "quantization.callback",
     "QuantizationScheme": "quantization.scheme",
     "quantize_aware": "quantization.quantize_aware",
     "sparse_friendly": "surgery.sparse_friendly",

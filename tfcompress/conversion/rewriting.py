@@ -11,8 +11,14 @@ The converter computes MEAN and a few others in int8 wherever their input is; no
 operator that has no int8 form keeps it from that. On the way out that operator goes.
 """
 
+REQUANTIZE = "tfcompress_requantize"
+"""Likewise between two grids: without it the converter takes one of them for both.
 
-def remove_boundaries(content: bytes) -> bytes:
+DEQUANTIZE, FLOOR, QUANTIZE become one QUANTIZE.
+"""
+
+
+def remove_markers(content: bytes) -> bytes:
     """Takes the markers out, so that what read them reads their inputs.
 
     Args:
@@ -21,29 +27,73 @@ def remove_boundaries(content: bytes) -> bytes:
     Returns:
         The file without them; the same bytes where there are none.
     """
-    if BOUNDARY.encode() not in content:
+    names = (BOUNDARY.encode(), REQUANTIZE.encode())
+    if not any(name in content for name in names):
         return content
     import flatbuffers
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(content, 0)
-    floor = schema.BuiltinOperator.FLOOR
-    for index, graph in enumerate(model.subgraphs):
-        replaced: dict[int, int] = {}
-        kept = []
-        for op in graph.operators:
-            code = model.operatorCodes[op.opcodeIndex]
-            name = graph.tensors[op.outputs[0]].name if len(op.outputs) else b""
-            if code.builtinCode == floor and BOUNDARY.encode() in (name or b""):
-                source = int(op.inputs[0])
-                replaced[int(op.outputs[0])] = replaced.get(source, source)
-            else:
-                kept.append(op)
-        graph.operators = kept
-        _renumber(model, index, replaced)
+    for index in range(len(model.subgraphs)):
+        _Graph(model, index, schema.BuiltinOperator).edit()
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+class _Graph:
+    def __init__(self, model: Any, index: int, kinds: Any) -> None:
+        self.model, self.index, self.kinds = model, index, kinds
+        self.graph = model.subgraphs[index]
+
+    def edit(self) -> None:
+        makers = {int(t): op for op in self.graph.operators for t in op.outputs}
+        replaced: dict[int, int] = {}
+        direct: set[int] = set()
+        for op in list(self.graph.operators):
+            name = self.graph.tensors[op.outputs[0]].name or b"" if len(op.outputs) else b""
+            if self._kind(op) != self.kinds.FLOOR or not any(
+                marker.encode() in name for marker in (BOUNDARY, REQUANTIZE)
+            ):
+                continue
+            source, made = int(op.inputs[0]), int(op.outputs[0])
+            before = makers.get(source)
+            if REQUANTIZE.encode() in name and self._kind(before) == self.kinds.DEQUANTIZE:
+                source = int(before.inputs[0])
+                direct.add(made)
+            replaced[made] = source
+            self.graph.operators.remove(op)
+        for op in self.graph.operators:
+            if self._kind(op) == self.kinds.QUANTIZE and int(op.inputs[0]) in direct:
+                op.opcodeIndex = self._code(self.kinds.QUANTIZE, 2)
+        _renumber(self.model, self.index, replaced)
+        self._drop_unread()
+
+    def _kind(self, op: Any) -> int:
+        return -1 if op is None else self.model.operatorCodes[op.opcodeIndex].builtinCode
+
+    def _code(self, kind: int, version: int) -> int:
+        codes = self.model.operatorCodes
+        for index, code in enumerate(codes):
+            if code.builtinCode == kind and code.version >= version:
+                return index
+        fresh = type(codes[0])()
+        fresh.builtinCode = fresh.deprecatedBuiltinCode = kind
+        fresh.version = version
+        codes.append(fresh)
+        return len(codes) - 1
+
+    def _drop_unread(self) -> None:
+        """Drops DEQUANTIZE operators that nothing reads any more."""
+        read = {int(t) for op in self.graph.operators for t in op.inputs}
+        read |= {int(t) for t in self.graph.outputs}
+        dead = [
+            op
+            for op in self.graph.operators
+            if self._kind(op) == self.kinds.DEQUANTIZE and int(op.outputs[0]) not in read
+        ]
+        self.graph.operators = [op for op in self.graph.operators if op not in dead]
+        _renumber(self.model, self.index, {int(op.outputs[0]): int(op.inputs[0]) for op in dead})
 
 
 def _renumber(model: Any, index: int, replaced: dict[int, int]) -> None:
@@ -54,7 +104,9 @@ def _renumber(model: Any, index: int, replaced: dict[int, int]) -> None:
 
     def now(tensor: Any) -> int:
         tensor = int(tensor)
-        return tensor if tensor < 0 else place[replaced.get(tensor, tensor)]
+        while tensor in replaced:
+            tensor = replaced[tensor]
+        return tensor if tensor < 0 else place[tensor]
 
     graph.tensors = [graph.tensors[i] for i in left]
     graph.inputs = [now(t) for t in graph.inputs]

@@ -86,6 +86,8 @@ class Emitter:
                 layer.bias.assign(node.bias)  # type: ignore[attr-defined]
             if layer.mask is not None:
                 layer.mask.mask.assign(np.asarray(node.kernel) != 0)  # type: ignore[attr-defined]
+            if layer.norm is not None:
+                layer.norm.take(node.norm)  # type: ignore[attr-defined]
         return result
 
     def _linear(self, node: Linear) -> QuantizedLinear:
@@ -99,6 +101,7 @@ class Emitter:
             use_bias=node.bias is not None,
             activation=node.activation,
             weight_bits=scheme.weight_bits,
+            batchnorm=None if node.norm is None else _batchnorm(node.norm),
             masked=self.masked and bool((node.kernel == 0).any()),
             weights_of=first.name if first is not None else "",
             **node.options,
@@ -107,7 +110,7 @@ class Emitter:
         if first is None:
             self._shared[key] = layer
         else:
-            object.__setattr__(layer, "_source", first)
+            layer.share(first)
         return layer
 
     def _operator(self, node: Operator) -> QuantizedOperation:
@@ -127,6 +130,7 @@ class Emitter:
             "inputs": [plan and self._source(plan) for plan in plans],
             "output": output and self._source(output),
             "owns_range": output is not None and node in output.owners,
+            "range_method": self.scheme.range_method,
         }
 
     def _source(self, plan: GridPlan) -> GridSource:
@@ -157,6 +161,11 @@ class Emitter:
     @staticmethod
     def _kept(nodes: list[Node]) -> list[Any]:
         return [node.operation for node in nodes if isinstance(node, Kept)]
+
+
+def _batchnorm(layer: keras.layers.BatchNormalization) -> dict[str, Any]:
+    names = ("momentum", "epsilon", "center", "scale")
+    return {name: getattr(layer, name) for name in names}
 
 
 def _same_input(tensor: Any) -> Any:

@@ -15,11 +15,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcompress.conversion.rewriting import BOUNDARY
+from tfcompress.conversion.rewriting import BOUNDARY, REQUANTIZE
 from tfcompress.quantization import exact, modes
 from tfcompress.quantization.grids import Grid, choose_grid, fake_quant_range
 from tfcompress.quantization.primitives import PRIMITIVES, Primitive, activate
-from tfcompress.quantization.ranges import GridSource, Ranges
+from tfcompress.quantization.ranges import RANGES, GridSource
+from tfcompress.quantization.rounding import on_grid
 
 
 class QuantizedLayer(keras.Layer):
@@ -29,6 +30,7 @@ class QuantizedLayer(keras.Layer):
         inputs: for each input where its grid comes from; None where it has none.
         output: where the output's grid comes from.
         owns_range: it holds a range, which follows its output.
+        range_method: a row of `RANGES`.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class QuantizedLayer(keras.Layer):
         inputs: Sequence[Any],
         output: Any,
         owns_range: bool,
+        range_method: str = "moving_average",
         *,
         dtype: Any = None,
         **options: Any,
@@ -47,6 +50,7 @@ class QuantizedLayer(keras.Layer):
         object.__setattr__(self, "input_sources", [_source(item) for item in inputs])
         object.__setattr__(self, "output_source", _source(output))
         self.owns_range = owns_range
+        self.range_method = range_method
         self.ranges: Any = None
 
     def bind(self, layers: Mapping[str, Any]) -> None:
@@ -58,7 +62,7 @@ class QuantizedLayer(keras.Layer):
     def build(self, *shapes: Any) -> None:
         """Makes the range."""
         if self.owns_range:
-            object.__setattr__(self, "ranges", Ranges(self))
+            object.__setattr__(self, "ranges", RANGES[self.range_method](self))
         self.built = True
 
     def get_config(self) -> dict[str, Any]:
@@ -70,6 +74,7 @@ class QuantizedLayer(keras.Layer):
             "inputs": [source and source.get_config() for source in self.input_sources],
             "output": self.output_source and self.output_source.get_config(),
             "owns_range": self.owns_range,
+            "range_method": self.range_method,
         }
 
     def observe(self, low: tf.Tensor, high: tf.Tensor, training: Any) -> None:
@@ -114,6 +119,7 @@ class QuantizedOperation(QuantizedLayer):
         inputs: see `QuantizedLayer`.
         output: likewise.
         owns_range: likewise.
+        range_method: likewise.
     """
 
     def __init__(
@@ -177,8 +183,9 @@ class QuantizedOperation(QuantizedLayer):
         result = self.primitive.exact(qs, grids, out, **self.arguments)
         value = exact.product(result - out.zero_point, out.scale)
         value.set_shape(real.shape)
-        low, high = ((end - out.zero_point) * out.scale for end in (-128.0, 127.0))
-        return modes.through(value, tf.clip_by_value(real, low, high))
+        if self.primitive.output != "own":  # Its values cannot leave the grid.
+            return modes.through(value, real)
+        return on_grid(value, real, self.output_source)
 
     def _grids(self, read: Any = lambda source: source.grid()) -> list[Grid]:
         grids = [None if source is None else read(source) for source in self.input_sources]
@@ -194,6 +201,8 @@ class QuantizedOperation(QuantizedLayer):
                 constant = fake_quant(constant, constant_grid(value))
             xs.insert(position, constant)
         real = self.primitive.real(xs, **self.arguments)
+        if self.kind == "requantize":
+            real = tf.floor(fake_quant(real, known(self.input_sources[0])), name=REQUANTIZE)
         if self.kind == "dequantize":
             return tf.floor(real, name=BOUNDARY)
         if self.output_source is None or self.primitive.output == "same":

@@ -11,9 +11,11 @@ import tensorflow as tf
 
 from tfcompress.quantization import exact, grids, modes
 from tfcompress.quantization.arithmetic import linear
-from tfcompress.quantization.arithmetic.output import Activation, bounds
+from tfcompress.quantization.arithmetic.output import Activation
 from tfcompress.quantization.grids import Grid
+from tfcompress.quantization.batchnorm import LiveBatchNorm
 from tfcompress.quantization.layers import QuantizedLayer, activate, fake_quant, known, steps
+from tfcompress.quantization.rounding import on_grid, requantized
 from tfcompress.transforms.mask import Mask
 
 
@@ -40,6 +42,8 @@ class QuantizedLinear(QuantizedLayer):
             images' own.
         lifted: its input is a sequence (batch, length, channels), taken as an image of one row.
         masked: holds a mask of its kernel, so that zeros stay zeros.
+        batchnorm: `BatchNorm` parameters {"momentum", "epsilon", "center", "scale"} where it is
+            trained on; None where it is folded into the kernel, or there was none.
         weights_of: name of the layer whose weights it uses; "" for its own.
         inputs: see `QuantizedLayer`.
         output: likewise.
@@ -61,6 +65,7 @@ class QuantizedLinear(QuantizedLayer):
         tail: Sequence[int] | None = None,
         lifted: bool = False,
         masked: bool = False,
+        batchnorm: Mapping[str, Any] | None = None,
         weights_of: str = "",
         **options: Any,
     ) -> None:
@@ -76,8 +81,10 @@ class QuantizedLinear(QuantizedLayer):
         self.tail = None if tail is None else tuple(tail)
         self.lifted = lifted
         self.masked = masked
+        self.batchnorm = None if batchnorm is None else dict(batchnorm)
         self.weights_of = weights_of
-        object.__setattr__(self, "_source", self)
+        self.norm: LiveBatchNorm | None = None
+        self._link = _Link(self)
         self.kernel: Any = None
         self.bias: Any = None
         self.mask: Mask | None = None
@@ -92,7 +99,15 @@ class QuantizedLinear(QuantizedLayer):
         """Finds the ranges of its grids, and the layer whose weights it uses."""
         super().bind(layers)
         if self.weights_of:
-            object.__setattr__(self, "_source", layers[self.weights_of])
+            self.share(layers[self.weights_of])
+
+    def share(self, other: QuantizedLinear) -> None:
+        """Uses the other layer's weights from now on."""
+        self._link = _Link(other)
+
+    def _source(self) -> QuantizedLinear:
+        """The layer whose weights it uses. No property: Keras would save what it leads to."""
+        return self._link.layer
 
     def build(self, shape: Any) -> None:
         """Makes kernel, bias and range."""
@@ -106,12 +121,15 @@ class QuantizedLinear(QuantizedLayer):
                 self.mask = Mask()
                 self.mask.build(self.kernel)
                 self.mask_variables = list(self.mask.variables)
+            if self.batchnorm is not None:
+                self.norm = LiveBatchNorm(self, self.channels, **self.batchnorm)
         super().build(shape)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make it again."""
         names = ("kind", "kernel_shape", "strides", "padding", "dilations", "use_bias")
         names += ("activation", "weight_bits", "contracted", "tail", "lifted", "masked", "weights_of")
+        names += ("batchnorm",)
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
     def compute_output_shape(self, shape: Any) -> tuple[int | None, ...]:
@@ -148,16 +166,24 @@ class QuantizedLinear(QuantizedLayer):
             return self._shaped(self._observe(image), x)
         return self._shaped(self._compute(image, training), x)
 
-    def effective_kernel(self) -> tf.Tensor:
-        """The kernel behind its mask."""
-        source = self._source
+    def effective_kernel(self, folded: bool = True) -> tf.Tensor:
+        """The kernel behind its mask, with a BatchNorm that is trained on folded in or not."""
+        source = self._source()
         kernel = tf.convert_to_tensor(source.kernel.value)
-        return kernel if source.mask is None else source.mask(kernel)
+        kernel = kernel if source.mask is None else source.mask(kernel)
+        if folded and source.norm is not None:
+            factor, _ = source.norm.moving()
+            kernel = self._own_shape(self._by_channel(kernel) * factor)
+        return kernel
 
     def effective_bias(self) -> tf.Tensor | None:
-        """The bias, or None."""
-        bias = self._source.bias
-        return None if bias is None else tf.convert_to_tensor(bias.value)
+        """The bias, with a BatchNorm that is trained on folded in; None without any."""
+        source = self._source()
+        bias = None if source.bias is None else tf.convert_to_tensor(source.bias.value)
+        if source.norm is not None:
+            factor, shift = source.norm.moving()
+            bias = shift if bias is None else bias * factor + shift
+        return bias
 
     def weight_grid(self, kernel: tf.Tensor, bias: tf.Tensor | None, inputs: Grid) -> Grid:
         """The grid of the kernel: a scale for each output channel."""
@@ -186,17 +212,44 @@ class QuantizedLinear(QuantizedLayer):
         return stored, modes.through(whole, bias / step), grid
 
     def _compute(self, image: tf.Tensor, training: Any) -> tf.Tensor:
+        norm = self._source().norm
+        if training and norm is not None and not norm.frozen:
+            return self._compute_live(image, norm)
         inputs = self.input_sources[0].grid()
         kernel, bias, weights = self.integers(inputs)
         acc = self._sum(steps(image, inputs), kernel, 1 if training else None)
         if bias is not None:
             acc += tf.cast(bias, acc.dtype)
         acc = tf.cast(acc, tf.float32)
-        step = exact.product(inputs.scale, weights.scale)
         if self.owns_range and training:
+            step = exact.product(inputs.scale, weights.scale)
             self._follow(tf.stop_gradient(acc), step)
+        return requantized(acc, inputs, weights, self.output_source, self.activation)
+
+    def _compute_live(self, image: tf.Tensor, norm: LiveBatchNorm) -> tf.Tensor:
+        """By the batch's own statistics.
+
+        A kernel's integers do not depend on what BatchNorm multiplies its channels by, as each
+        channel has its own scale. So the sums of the integers as they are tell the statistics of
+        the quantized layer, and folding these in makes no weight jump from step to step: what the
+        correction of Krishnamoorthi 2018 is for where scales are shared.
+        """
+        inputs = self.input_sources[0].grid()
+        kernel = self.effective_kernel(folded=False)
+        grid = self.weight_grid(tf.stop_gradient(kernel), None, inputs)
+        by_channel = self._by_channel(kernel)
+        whole = grids.quantize_weights(tf.stop_gradient(by_channel), grid, bits=self.weight_bits)
+        stored = self._own_shape(modes.through(whole, by_channel / grid.scale))
+        z = self._sum(steps(image, inputs), stored, 1) * exact.product(inputs.scale, grid.scale)
+        if self._source().bias is not None:
+            z += tf.convert_to_tensor(self._source().bias.value)
+        y = activate(norm.batch(z), self.activation)
+        if self.owns_range:
+            self.observe(tf.reduce_min(y), tf.reduce_max(y), True)
         out = self.output_source.grid()
-        return _requantized(acc, inputs, weights, out, self.activation)
+        nearest = tf.clip_by_value(tf.round(y / out.scale) + out.zero_point, -128, 127)
+        value = exact.product(tf.stop_gradient(nearest) - out.zero_point, out.scale)
+        return on_grid(value, y, self.output_source)
 
     def _follow(self, acc: tf.Tensor, step: tf.Tensor) -> None:
         """The range follows the output before it is rounded."""
@@ -298,28 +351,8 @@ def _stopped(x: tf.Tensor | None) -> tf.Tensor | None:
     return None if x is None else tf.stop_gradient(x)
 
 
-def _requantized(
-    acc: tf.Tensor, inputs: Grid, weights: Grid, out: Grid, activation: Activation
-) -> tf.Tensor:
-    """Real values on the output grid, of sums.
+class _Link:
+    """Hides a layer from Keras's tracking and saving, which would walk in circles."""
 
-    The gradient passes where the value is within the grid and the activation's bounds.
-    """
-    ratio = linear.linear_ratio(inputs, weights, out)
-    step = exact.product(inputs.scale, weights.scale)
-    lowest, highest = bounds(out, activation)
-    low, high = lowest - out.zero_point, highest - out.zero_point
-
-    @tf.custom_gradient
-    def run(acc: tf.Tensor) -> Any:
-        scaled = exact.pin(acc) * ratio
-        clipped = tf.clip_by_value(tf.round(scaled), low, high)
-
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            below = low if activation else low - 0.5
-            inside = (scaled > below) & (scaled < high + 0.5)
-            return tf.where(inside, upstream * step, 0.0)
-
-        return exact.product(clipped, out.scale), gradient
-
-    return run(acc)
+    def __init__(self, layer: QuantizedLinear) -> None:
+        self.layer = layer

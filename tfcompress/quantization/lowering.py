@@ -121,8 +121,9 @@ class Lowering:
         options: dict[str, Any] = {} if len(x.shape) == 4 else {"tail": (channels,)}
         kernel = scale.astype(np.float32).reshape(1, 1, channels, 1)
         return self.linear(
-            x, "depthwise", kernel, shift.astype(np.float32), x.shape, affine=folded, **options
-        )
+            x, "depthwise", kernel, shift.astype(np.float32), x.shape, affine=folded,
+            owner=self._call.operation, **options,
+        )  # fmt: skip
 
     def activation(self, x: Value, function: Any) -> Value:
         """A Keras activation: a function, a layer, or None."""

@@ -57,7 +57,8 @@ class Linear(Node):
         options: further arguments of `QuantizedLinear`.
         activation: what is fused.
         affine: what it computes where it was made of an `Affine` alone.
-        kernel_owner: the Keras layer whose kernel this is, and under what name.
+        owner: the Keras layer whose kernel this is.
+        norm: the BatchNormalization that is trained on behind it.
     """
 
     kind: str = "conv"
@@ -67,6 +68,7 @@ class Linear(Node):
     activation: str | None = None
     affine: Affine | None = None
     owner: Any = None
+    norm: Any = None
 
     @property
     def channels(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from keras.layers import BatchNormalization
+
 from tfcompress.graph.flow import Value
 from tfcompress.quantization.nodes import Kept, Linear, Node, Operator
 from tfcompress.quantization.primitives import PRIMITIVES
@@ -53,13 +55,18 @@ class Graph:
                     readers[id(value)].remove(node)
 
 
-def fold(graph: Graph) -> None:
-    """Takes a factor and a shift for each channel into the kernel before or behind them."""
-    _fold_back(graph)
+def fold(graph: Graph, *, live: bool = False) -> None:
+    """Takes a factor and a shift for each channel into the kernel before or behind them.
+
+    Args:
+        graph: is changed.
+        live: a BatchNormalization behind a kernel goes on being trained.
+    """
+    _fold_back(graph, live)
     _fold_ahead(graph)
 
 
-def _fold_back(graph: Graph) -> None:
+def _fold_back(graph: Graph, live: bool) -> None:
     for node in list(graph.nodes):
         if not isinstance(node, Linear) or node not in graph.nodes:
             continue
@@ -71,7 +78,12 @@ def _fold_back(graph: Graph) -> None:
                 and after.activation is None
                 and node.activation is None
                 and node.channels == after.channels
+                and node.norm is None
             ):
+                break
+            if live and node.affine is None and isinstance(after.owner, BatchNormalization):
+                node.norm = after.owner
+                graph.merge(node, after)
                 break
             node.fold(after.affine)
             if node.affine is not None:  # Two of a kind are one of it.

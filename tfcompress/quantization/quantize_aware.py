@@ -82,6 +82,11 @@ def quantize_aware(
     if set(preserve) - set(PRESERVED):
         raise ConfigError(f"`preserve` takes {list(PRESERVED)}. Received: {preserve!r}")
     export.check_model(model)
+    if scheme.range_method == "lsq" and calibration_data is None:
+        raise ConfigError(
+            "range_method='lsq' trains scales from where calibration puts them: pass "
+            "`calibration_data`. Received: None"
+        )
     if not is_graph(model):
         raise ModelTypeError(
             f"The model {model.name!r} is subclassed ({type(model).__name__}): its graph of calls "
@@ -98,7 +103,7 @@ def quantize_aware(
     with model.distribute_strategy.scope(), own_classes(model):
         lowered = Lowering(flow, excluded)
         graph = Graph(lowered.nodes, keras.tree.flatten(lowered.outputs))
-        fold(graph)
+        fold(graph, live=scheme.batchnorm == "live")
         fuse_activations(graph)
         graph.remove_dead()
         plan = Plan(graph, flow.input_values)
@@ -205,9 +210,7 @@ def _calibrate(
             result(nest, training=False)
     for key, statistics in found.items():
         low, high = observers.METHODS[method](statistics)
-        layers[key].ranges.set(low, high)
-        if data is None:
-            layers[key].ranges.state.assign(0.0)
+        layers[key].ranges.set(low, high, guessed=data is None)
 
 
 def _random(interface: Any) -> dict[str, np.ndarray] | None:

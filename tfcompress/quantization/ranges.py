@@ -9,15 +9,16 @@ import keras
 import tensorflow as tf
 
 from tfcompress.errors import ConfigError
-from tfcompress.quantization.grids import Grid, choose_grid
+from tfcompress.quantization.grids import SMALLEST, Grid, choose_grid, short_scale
 
 MOMENTUM = 0.99
+GUESSED, FOLLOWING, FROZEN = 0.0, 1.0, 2.0
 
 
 class Ranges:
     """Smallest and largest value of a tensor, as a moving average over training steps.
 
-    The first training step replaces what was there before, unless it came from data.
+    A guessed range is replaced by that of the first training step.
 
     Args:
         layer: the layer that makes the tensor and holds the variables.
@@ -25,39 +26,23 @@ class Ranges:
     Attributes:
         minimum: float32 variable, scalar, at most 0.
         maximum: float32 variable, scalar, at least 0.
-        state: float32 variable: 0 for guessed values, 1 for values from data, 2 when frozen.
+        state: float32 variable: GUESSED, FOLLOWING or FROZEN.
     """
 
     def __init__(self, layer: keras.Layer) -> None:
-        def variable(name: str, value: float) -> Any:
-            return layer.add_weight(
-                name=name,
-                shape=(),
-                initializer=keras.initializers.Constant(value),
-                dtype="float32",
-                trainable=False,
-                autocast=False,
-                aggregation="mean",
-            )
+        self.minimum = _scalar(layer, "minimum", -1.0)
+        self.maximum = _scalar(layer, "maximum", 1.0)
+        self.state = _scalar(layer, "range_state", GUESSED)
 
-        self.minimum = variable("minimum", -1.0)
-        self.maximum = variable("maximum", 1.0)
-        self.state = variable("range_state", 0.0)
-
-    def set(self, minimum: float, maximum: float) -> None:
-        """Gives it values found in data."""
+    def set(self, minimum: float, maximum: float, *, guessed: bool = False) -> None:
+        """Gives it values found in data, or guessed ones."""
         self.minimum.assign(min(float(minimum), 0.0))
         self.maximum.assign(max(float(maximum), 0.0))
-        self.state.assign(1.0)
+        self.state.assign(GUESSED if guessed else FOLLOWING)
 
-    def freeze(self, frozen: bool = True) -> None:
-        """From now on the range stays as it is, or no longer."""
-        self.state.assign(2.0 if frozen else 1.0)
-
-    @property
-    def frozen(self) -> bool:
-        """Whether it stays as it is."""
-        return float(self.state.numpy()) >= 2
+    def freeze(self) -> None:
+        """From now on the range stays as it is."""
+        self.state.assign(FROZEN)
 
     def update(self, low: tf.Tensor, high: tf.Tensor) -> None:
         """One step of the moving average.
@@ -66,15 +51,89 @@ class Ranges:
             low: float32 scalar, the smallest value of this batch.
             high: float32 scalar, the largest.
         """
-        state = tf.convert_to_tensor(self.state.value)
-        keep = tf.where(state < 0.5, 0.0, tf.where(state < 1.5, MOMENTUM, 1.0))
-        for variable, found in ((self.minimum, low), (self.maximum, high)):
-            old = tf.convert_to_tensor(variable.value)
+        state = _value(self.state)
+        keep = tf.where(state < FOLLOWING, 0.0, tf.where(state < FROZEN, MOMENTUM, 1.0))
+        for variable, bound, found in (
+            (self.minimum, tf.minimum, low),
+            (self.maximum, tf.maximum, high),
+        ):
+            old = _value(variable)
             found = tf.where(tf.math.is_finite(found), tf.stop_gradient(found), old)
-            bounded = tf.minimum(found, 0.0) if variable is self.minimum else tf.maximum(found, 0.0)
-            # Not old + (1 - keep) * (new - old): frozen values must not change at all.
-            variable.assign(tf.where(keep >= 1, old, keep * old + (1 - keep) * bounded))
-        self.state.assign(tf.maximum(state, 1.0))
+            # Frozen values must not change at all, which a sum of two products does not promise.
+            moved = tf.where(keep >= 1, old, keep * old + (1 - keep) * bound(found, 0.0))
+            variable.assign(moved)
+        self.state.assign(tf.maximum(state, FOLLOWING))
+
+    def ends(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Smallest and largest value now."""
+        return _value(self.minimum), _value(self.maximum)
+
+    def grid(self, symmetric: bool) -> Grid:
+        """The grid of this range alone."""
+        return choose_grid(*self.ends(), symmetric=symmetric)
+
+    def learned(self) -> tf.Tensor | None:
+        """The scale that a gradient is to reach; None where the range follows the values."""
+        return None
+
+
+class LearnedRange(Ranges):
+    """A scale that is trained by gradient, around a zero point that stays (LSQ, Esser 2020).
+
+    Attributes:
+        scale: float32 variable, scalar, trainable.
+        zero_point: float32 variable, scalar.
+        state: as in `Ranges`.
+    """
+
+    def __init__(self, layer: keras.Layer) -> None:
+        self.scale = _scalar(layer, "scale", 1 / 128, trainable=True)
+        self.zero_point = _scalar(layer, "zero_point", 0.0)
+        self.state = _scalar(layer, "range_state", GUESSED)
+
+    def set(self, minimum: float, maximum: float, *, guessed: bool = False) -> None:
+        """Gives it the grid of values found in data, or of guessed ones."""
+        grid = choose_grid(minimum, maximum)
+        self.scale.assign(grid.scale)
+        self.zero_point.assign(grid.zero_point)
+        self.state.assign(GUESSED if guessed else FOLLOWING)
+
+    def update(self, low: tf.Tensor, high: tf.Tensor) -> None:
+        """Nothing: the gradient does it."""
+
+    def ends(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Smallest and largest value that the grid holds."""
+        grid = self.grid(False)
+        return (-128 - grid.zero_point) * grid.scale, (127 - grid.zero_point) * grid.scale
+
+    def grid(self, symmetric: bool) -> Grid:
+        """The grid; gradients do not pass, see `learned`."""
+        scale = tf.maximum(tf.stop_gradient(_value(self.scale)), SMALLEST)
+        return Grid(short_scale(scale), _value(self.zero_point))
+
+    def learned(self) -> tf.Tensor | None:
+        """The scale, through which no gradient passes once it is frozen."""
+        scale = _value(self.scale)
+        return tf.where(_value(self.state) < FROZEN, scale, tf.stop_gradient(scale))
+
+
+RANGES: dict[str, type[Ranges]] = {"moving_average": Ranges, "lsq": LearnedRange}
+
+
+def _scalar(layer: keras.Layer, name: str, value: float, trainable: bool = False) -> Any:
+    return layer.add_weight(
+        name=name,
+        shape=(),
+        initializer=keras.initializers.Constant(value),
+        dtype="float32",
+        trainable=trainable,
+        autocast=False,
+        aggregation="mean",
+    )
+
+
+def _value(variable: Any) -> tf.Tensor:
+    return tf.convert_to_tensor(variable.value)
 
 
 class GridSource:
@@ -136,8 +195,12 @@ class GridSource:
                 "A quantized layer was called outside the quantize-aware model that it belongs "
                 "to, so the scale of its input is not known."
             )
-        lows = [tf.convert_to_tensor(ranges.minimum.value) for ranges in self._bound]
-        highs = [tf.convert_to_tensor(ranges.maximum.value) for ranges in self._bound]
-        low = lows[0] if len(lows) == 1 else tf.reduce_min(tf.stack(lows))
-        high = highs[0] if len(highs) == 1 else tf.reduce_max(tf.stack(highs))
+        if len(self._bound) == 1:
+            return self._bound[0].grid(self.symmetric)
+        lows, highs = zip(*(ranges.ends() for ranges in self._bound), strict=True)
+        low, high = tf.reduce_min(tf.stack(lows)), tf.reduce_max(tf.stack(highs))
         return choose_grid(low, high, symmetric=self.symmetric)
+
+    def learned(self) -> tf.Tensor | None:
+        """The scale that a gradient is to reach; None where there is no single one."""
+        return self._bound[0].learned() if len(self._bound) == 1 else None

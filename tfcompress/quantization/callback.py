@@ -1,0 +1,92 @@
+"""`QuantizationCallback`: when BatchNorm and ranges stop moving."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+
+from tfcompress.errors import ConfigError, ModelTypeError
+from tfcompress.quantization.linear_layer import QuantizedLinear
+from tfcompress.quantization.model import quantized_layers
+
+When = int | float | None
+
+
+class QuantizationCallback(keras.callbacks.Callback):
+    """Freezes BatchNorm, then ranges, so that the last steps train what ships.
+
+    Args:
+        freeze_batchnorm: when training goes on with the moving statistics of BatchNorm: an epoch
+            (int, from 0), a share of the planned steps (float in 0..1), or None for never.
+            It matters with `QuantizationScheme(batchnorm="live")` only.
+        freeze_ranges: when ranges and learned scales stay as they are; likewise.
+
+    Raises:
+        ConfigError: a share outside 0..1, or an epoch below 0.
+        ModelTypeError: at the start of training, if nothing in the model is quantized.
+
+    Example:
+        >>> qmodel.fit(x, y, epochs=4, callbacks=[tfc.QuantizationCallback(freeze_ranges=3)])
+    """
+
+    def __init__(self, freeze_batchnorm: When = 0.5, freeze_ranges: When = 0.8) -> None:
+        super().__init__()
+        self.freeze_batchnorm = _checked("freeze_batchnorm", freeze_batchnorm)
+        self.freeze_ranges = _checked("freeze_ranges", freeze_ranges)
+        self._epoch = 0
+        self._done: set[str] = set()
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Checks that there is something to do."""
+        self._done = set()
+        if not quantized_layers(self.model):
+            raise ModelTypeError(
+                "QuantizationCallback needs a quantize-aware model, and nothing in this one is "
+                "quantized. Call fit on what tfc.quantize_aware returned."
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Keeps count."""
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Freezes what is due before this batch."""
+        if self._due(self.freeze_batchnorm, batch) and "batchnorm" not in self._done:
+            self._done.add("batchnorm")
+            norms = [
+                layer.norm
+                for layer in quantized_layers(self.model)
+                if isinstance(layer, QuantizedLinear) and layer.norm is not None
+            ]
+            for norm in norms:
+                norm.freeze()
+            if norms:
+                self.model.make_train_function(force=True)
+        if self._due(self.freeze_ranges, batch) and "ranges" not in self._done:
+            self._done.add("ranges")
+            for layer in quantized_layers(self.model):
+                if layer.ranges is not None:
+                    layer.ranges.freeze()
+
+    def _due(self, when: When, batch: int) -> bool:
+        if when is None:
+            return False
+        if isinstance(when, int):
+            return self._epoch >= when
+        epochs, steps = self.params.get("epochs") or 1, self.params.get("steps")
+        if not steps:  # The length of an epoch is not known: whole epochs.
+            return self._epoch >= math.ceil(when * epochs)
+        return self._epoch * steps + batch >= when * epochs * steps
+
+
+def _checked(name: str, when: When) -> When:
+    whole = isinstance(when, int) and not isinstance(when, bool) and when >= 0
+    share = isinstance(when, float) and 0 <= when <= 1
+    if when is None or whole or share:
+        return when
+    raise ConfigError(
+        f"`{name}` must be an epoch (int from 0), a share of the planned steps (float from 0 to "
+        f"1) or None. Received: {when!r}"
+    )
