@@ -1,7 +1,8 @@
-"""tensorflow-model-optimization on tf_keras (Keras 2), as the peer of the pruning benchmarks.
+"""tensorflow-model-optimization on tf_keras (Keras 2), as the peer of the benchmarks.
 
-Both Keras versions live in one process. The guide that it follows is tfmot's own "Pruning in
-Keras example": `prune_low_magnitude` around the whole model, `UpdatePruningStep`, `strip_pruning`.
+Both Keras versions live in one process. The guides that it follows are tfmot's own: "Pruning in
+Keras example" (`prune_low_magnitude` around the whole model, `UpdatePruningStep`,
+`strip_pruning`) and "Quantization aware training in Keras example" (`quantize_model`).
 """
 
 from __future__ import annotations
@@ -83,6 +84,29 @@ def strip(model: Any) -> Any:
     from tensorflow_model_optimization.sparsity import keras as sparsity
 
     return sparsity.strip_pruning(model)
+
+
+def quantize_aware(model: Any) -> Any:
+    """The model as tfmot's `quantize_model` makes it."""
+    from tensorflow_model_optimization.quantization import keras as quantization
+
+    return quantization.quantize_model(model)
+
+
+def load(path: Any) -> Any:
+    """A Keras 2 file."""
+    import tf_keras
+
+    return tf_keras.models.load_model(path, compile=False)
+
+
+def int8_file(model: Any) -> bytes:
+    """A quantize-aware model converted as the guide does it."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    return converter.convert()
 
 
 def cosine(rate: float, steps: int) -> Any:

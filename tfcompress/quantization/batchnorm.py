@@ -1,4 +1,4 @@
-"""BatchNorm that is trained on inside a quantized layer, until it is frozen."""
+"""BatchNorm within a quantized layer: its parameters train, its statistics may be frozen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 
-class LiveBatchNorm:
+class FoldedBatchNorm:
     """The variables of a BatchNormalization over the last axis.
 
     Args:

@@ -81,27 +81,40 @@ class Emitter:
         self.layers[id(node)] = layer
         result = layer(given[0] if len(given) == 1 else given)
         if isinstance(layer, QuantizedLinear) and not layer.weights_of:
-            layer.kernel.assign(node.kernel)  # type: ignore[attr-defined]
-            if layer.bias is not None:
-                layer.bias.assign(node.bias)  # type: ignore[attr-defined]
-            if layer.mask is not None:
-                layer.mask.mask.assign(np.asarray(node.kernel) != 0)  # type: ignore[attr-defined]
-            if layer.norm is not None:
-                layer.norm.take(node.norm)  # type: ignore[attr-defined]
+            self._fill(layer, node)
         return result
+
+    def _fill(self, layer: QuantizedLinear, node: Any) -> None:
+        """Gives a layer its weights."""
+        layer.kernel.assign(node.kernel)
+        if not node.trainable:
+            layer.kernel.trainable = False
+        if layer.mask is not None:
+            layer.mask.mask.assign(node.kernel != 0)
+        if layer.input_factor is not None:
+            layer.input_factor.assign(node.input_factor)
+        added = 0.0 if node.added is None else node.added
+        if layer.bias is not None:
+            layer.bias.assign((node.bias if node.bias is not None else 0.0) + added)
+            added = 0.0
+        if layer.norm is not None:
+            layer.norm.take(node.norm)
+            layer.norm.mean.assign_sub(np.broadcast_to(added, (node.channels,)))
+            if self.scheme.batchnorm == "frozen":
+                layer.norm.freeze()
 
     def _linear(self, node: Linear) -> QuantizedLinear:
         scheme = self.schemes.get(id(node.owner), self.scheme)
-        bias = None if node.bias is None else node.bias.tobytes()
-        key = (id(node.owner), node.kind, node.kernel.tobytes(), bias)
+        key = (id(node.owner), node.kind, id(node.norm), _bytes(node.input_factor))
         first = None if node.owner is None else self._shared.get(key)
         layer = QuantizedLinear(
             node.kind,
             node.kernel.shape,
-            use_bias=node.bias is not None,
+            use_bias=node.bias is not None or (node.added is not None and node.norm is None),
             activation=node.activation,
             weight_bits=scheme.weight_bits,
             batchnorm=None if node.norm is None else _batchnorm(node.norm),
+            scaled_input=node.input_factor is not None,
             masked=self.masked and bool((node.kernel == 0).any()),
             weights_of=first.name if first is not None else "",
             **node.options,
@@ -161,6 +174,10 @@ class Emitter:
     @staticmethod
     def _kept(nodes: list[Node]) -> list[Any]:
         return [node.operation for node in nodes if isinstance(node, Kept)]
+
+
+def _bytes(array: Any) -> bytes:
+    return b"" if array is None else array.tobytes()
 
 
 def _batchnorm(layer: keras.layers.BatchNormalization) -> dict[str, Any]:

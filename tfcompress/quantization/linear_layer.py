@@ -13,7 +13,7 @@ from tfcompress.quantization import exact, grids, modes
 from tfcompress.quantization.arithmetic import linear
 from tfcompress.quantization.arithmetic.output import Activation
 from tfcompress.quantization.grids import Grid
-from tfcompress.quantization.batchnorm import LiveBatchNorm
+from tfcompress.quantization.batchnorm import FoldedBatchNorm
 from tfcompress.quantization.layers import QuantizedLayer, activate, fake_quant, known, steps
 from tfcompress.quantization.rounding import on_grid, requantized
 from tfcompress.transforms.mask import Mask
@@ -42,8 +42,9 @@ class QuantizedLinear(QuantizedLayer):
             images' own.
         lifted: its input is a sequence (batch, length, channels), taken as an image of one row.
         masked: holds a mask of its kernel, so that zeros stay zeros.
-        batchnorm: `BatchNorm` parameters {"momentum", "epsilon", "center", "scale"} where it is
-            trained on; None where it is folded into the kernel, or there was none.
+        scaled_input: a factor for each input channel is folded into its kernel.
+        batchnorm: {"momentum", "epsilon", "center", "scale"} of the BatchNorm that is folded into
+            its kernel; None without any.
         weights_of: name of the layer whose weights it uses; "" for its own.
         inputs: see `QuantizedLayer`.
         output: likewise.
@@ -65,6 +66,7 @@ class QuantizedLinear(QuantizedLayer):
         tail: Sequence[int] | None = None,
         lifted: bool = False,
         masked: bool = False,
+        scaled_input: bool = False,
         batchnorm: Mapping[str, Any] | None = None,
         weights_of: str = "",
         **options: Any,
@@ -81,9 +83,11 @@ class QuantizedLinear(QuantizedLayer):
         self.tail = None if tail is None else tuple(tail)
         self.lifted = lifted
         self.masked = masked
+        self.scaled_input = scaled_input
+        self.input_factor: Any = None
         self.batchnorm = None if batchnorm is None else dict(batchnorm)
         self.weights_of = weights_of
-        self.norm: LiveBatchNorm | None = None
+        self.norm: FoldedBatchNorm | None = None
         self._link = _Link(self)
         self.kernel: Any = None
         self.bias: Any = None
@@ -121,15 +125,22 @@ class QuantizedLinear(QuantizedLayer):
                 self.mask = Mask()
                 self.mask.build(self.kernel)
                 self.mask_variables = list(self.mask.variables)
+            if self.scaled_input:
+                self.input_factor = self.add_weight(
+                    name="input_factor",
+                    shape=(self.kernel_shape[2],),
+                    initializer="ones",
+                    trainable=False,
+                )
             if self.batchnorm is not None:
-                self.norm = LiveBatchNorm(self, self.channels, **self.batchnorm)
+                self.norm = FoldedBatchNorm(self, self.channels, **self.batchnorm)
         super().build(shape)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make it again."""
         names = ("kind", "kernel_shape", "strides", "padding", "dilations", "use_bias")
         names += ("activation", "weight_bits", "contracted", "tail", "lifted", "masked", "weights_of")
-        names += ("batchnorm",)
+        names += ("batchnorm", "scaled_input")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
     def compute_output_shape(self, shape: Any) -> tuple[int | None, ...]:
@@ -167,17 +178,19 @@ class QuantizedLinear(QuantizedLayer):
         return self._shaped(self._compute(image, training), x)
 
     def effective_kernel(self, folded: bool = True) -> tf.Tensor:
-        """The kernel behind its mask, with a BatchNorm that is trained on folded in or not."""
+        """The kernel behind its mask, with BatchNorm folded in or not."""
         source = self._source()
         kernel = tf.convert_to_tensor(source.kernel.value)
         kernel = kernel if source.mask is None else source.mask(kernel)
+        if source.input_factor is not None:
+            kernel *= tf.convert_to_tensor(source.input_factor.value)[:, None]
         if folded and source.norm is not None:
             factor, _ = source.norm.moving()
             kernel = self._own_shape(self._by_channel(kernel) * factor)
         return kernel
 
     def effective_bias(self) -> tf.Tensor | None:
-        """The bias, with a BatchNorm that is trained on folded in; None without any."""
+        """The bias, with BatchNorm folded in; None without any."""
         source = self._source()
         bias = None if source.bias is None else tf.convert_to_tensor(source.bias.value)
         if source.norm is not None:
@@ -226,7 +239,7 @@ class QuantizedLinear(QuantizedLayer):
             self._follow(tf.stop_gradient(acc), step)
         return requantized(acc, inputs, weights, self.output_source, self.activation)
 
-    def _compute_live(self, image: tf.Tensor, norm: LiveBatchNorm) -> tf.Tensor:
+    def _compute_live(self, image: tf.Tensor, norm: FoldedBatchNorm) -> tf.Tensor:
         """By the batch's own statistics.
 
         A kernel's integers do not depend on what BatchNorm multiplies its channels by, as each
@@ -324,7 +337,7 @@ class QuantizedLinear(QuantizedLayer):
     def _image(self, x: tf.Tensor) -> tf.Tensor:
         """The input as (batch, rows, columns, channels)."""
         if self.lifted:
-            return x[:, None]
+            return tf.expand_dims(x, 1)
         if self.tail is None:
             return x
         channels = int(np.prod(self.kernel_shape[2]))

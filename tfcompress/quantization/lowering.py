@@ -85,11 +85,12 @@ class Lowering:
         bias = None if bias is None else np.asarray(bias, np.float32)
         activation = options.pop("activation", None)
         affine = options.pop("affine", None)
-        owner = options.pop("owner", None)
+        owner, norm = options.pop("owner", None), options.pop("norm", None)
+        trainable = options.pop("trainable", True)
         kernel = np.asarray(kernel, np.float32)
         node = Linear(
             self._call, [x], [out], [self._call.path], kind, kernel, bias, options, activation,
-            affine, owner,
+            affine, owner, norm, trainable=trainable,
         )  # fmt: skip
         self.nodes.append(node)
         return out
@@ -110,8 +111,11 @@ class Lowering:
         self.nodes.append(node)
         return out
 
-    def affine(self, x: Value, scale: Any, shift: Any) -> Value:
-        """x * scale + shift on the last axis."""
+    def affine(self, x: Value, scale: Any, shift: Any, norm: Any = None) -> Value:
+        """x * scale + shift on the last axis; `norm` where that is what a BatchNormalization does.
+
+        A depthwise convolution of 1x1, whose channels have a scale each.
+        """
         channels = x.shape[-1]
         if channels is None:
             raise Unsupported("its number of channels is not known")
@@ -119,10 +123,11 @@ class Lowering:
         shift = np.broadcast_to(np.asarray(shift, np.float64).reshape(-1), (channels,))
         folded = Affine(scale, shift)
         options: dict[str, Any] = {} if len(x.shape) == 4 else {"tail": (channels,)}
-        kernel = scale.astype(np.float32).reshape(1, 1, channels, 1)
+        kernel = np.ones(channels) if norm is not None else scale
+        bias = None if norm is not None or not shift.any() else shift
         return self.linear(
-            x, "depthwise", kernel, shift.astype(np.float32), x.shape, affine=folded,
-            owner=self._call.operation, **options,
+            x, "depthwise", kernel.reshape(1, 1, channels, 1), bias, x.shape, affine=folded,
+            norm=norm, trainable=False, **options,
         )  # fmt: skip
 
     def activation(self, x: Value, function: Any) -> Value:
@@ -156,6 +161,8 @@ def _find(operation: Any) -> Lower | None:
     if not isinstance(operation, keras.Layer):
         own = cls.__module__.startswith("keras.src.ops.")
         return _operations.get(cls.__name__) if own else None
+    if cls.__module__.startswith("keras.src.applications.") and cls.__name__ in _operations:
+        return _operations[cls.__name__]
     for base in cls.__mro__:
         if base in _layers:
             # A subclass that computes something else is another layer.
@@ -245,10 +252,14 @@ def _einsum_dense(b: Lowering, call: Call) -> Value:
 def _conv2d(b: Lowering, call: Call) -> Value:
     layer, x = call.operation, _one(call)
     _last(layer)
-    if layer.groups != 1:
+    kind, kernel = "conv", _array(layer.kernel)
+    if layer.groups == x.shape[-1] > 1:  # What ConvNeXt calls a depthwise convolution.
+        _equal_strides(layer.strides)
+        kind, kernel = "depthwise", kernel.reshape(*kernel.shape[:2], layer.groups, -1)
+    elif layer.groups != 1:
         raise Unsupported("grouped convolutions have no gradient on TensorFlow's CPU")
     y = b.linear(
-        x, "conv", _array(layer.kernel), _array(layer.bias), call.outputs.shape,
+        x, kind, kernel, _array(layer.bias), call.outputs.shape,
         strides=layer.strides, padding=layer.padding.upper(), dilations=layer.dilation_rate,
         owner=layer,
     )  # fmt: skip
@@ -355,7 +366,7 @@ def _batchnorm(b: Lowering, call: Call) -> Value:
     shift = -mean * scale
     if layer.center:
         shift = shift + keras.ops.convert_to_numpy(layer.beta)
-    return b.affine(x, scale, shift)
+    return b.affine(x, scale, shift, layer)
 
 
 @_layer(layers.Rescaling)
@@ -517,6 +528,20 @@ def _average(b: Lowering, call: Call) -> Value:
     return b.op("multiply", [total], total.shape, {1: 1 / len(call.inputs)})
 
 
+@_operation("CustomScaleLayer")
+def _scaled_sum(b: Lowering, call: Call) -> Value:
+    """A layer of keras.applications.InceptionResNetV2: inputs[0] + scale * inputs[1]."""
+    straight, scaled = call.inputs
+    scaled = b.affine(scaled, call.operation.scale, 0.0)
+    return b.op("add", [straight, scaled], call.outputs.shape)
+
+
+@_operation("LayerScale")
+def _layer_scale(b: Lowering, call: Call) -> Value:
+    """A layer of keras.applications' ConvNeXt: a factor for each channel."""
+    return b.affine(_one(call), keras.ops.convert_to_numpy(call.operation.gamma), 0.0)
+
+
 @_operation("Add", "Subtract", "Multiply")
 def _arithmetic(b: Lowering, call: Call) -> Value:
     return _pair(b, call, type(call.operation).__name__.lower())
@@ -565,7 +590,7 @@ def _global_average(b: Lowering, call: Call) -> Value:
 @_layer(layers.GlobalAveragePooling1D)
 def _global_average_1d(b: Lowering, call: Call) -> Value:
     _last(call.operation)
-    if "mask" in call.kwargs:
+    if call.kwargs.get("mask") is not None:
         raise Unsupported("an average over a mask")
     return _mean_of(b, call, (1,), call.operation.keepdims)
 
@@ -601,7 +626,7 @@ def _average_pool(b: Lowering, call: Call) -> Value:
 @_layer(layers.GaussianDropout, layers.GaussianNoise, layers.AlphaDropout)
 @_layer(layers.Identity, layers.ActivityRegularization, layers.UpSampling1D)
 @_operation("Reshape", "Transpose", "Squeeze", "ExpandDims", "GetItem", "Max", "Flip", "Repeat")
-@_operation("Split", "Identity", "Ravel", "Swapaxes", "Moveaxis", "MaxPool")
+@_operation("Split", "StochasticDepth", "Identity", "Ravel", "Swapaxes", "Moveaxis", "MaxPool")
 def _move(b: Lowering, call: Call) -> Value:
     _one(call)
     return b.keep(moves=True)

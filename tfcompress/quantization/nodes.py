@@ -58,7 +58,10 @@ class Linear(Node):
         activation: what is fused.
         affine: what it computes where it was made of an `Affine` alone.
         owner: the Keras layer whose kernel this is.
-        norm: the BatchNormalization that is trained on behind it.
+        norm: the BatchNormalization behind it.
+        input_factor: what its input channels were multiplied by, float32; None for nothing.
+        added: what a shift of its input channels adds to its sums, float64 (channels,).
+        trainable: whether its kernel is a weight of the original.
     """
 
     kind: str = "conv"
@@ -69,26 +72,15 @@ class Linear(Node):
     affine: Affine | None = None
     owner: Any = None
     norm: Any = None
+    input_factor: Any = None
+    added: Any = None
+    trainable: bool = True
 
     @property
     def channels(self) -> int:
         """Its output channels."""
         third, last = self.kernel.shape[2:]
         return {"conv": last, "depthwise": third * last, "transpose": third}[self.kind]
-
-    def fold(self, after: Affine) -> None:
-        """Takes in what is done to each of its output channels."""
-        scale = after.scale
-        kernel = self.kernel.astype(np.float64)
-        if self.kind == "depthwise":
-            kernel = kernel * scale.reshape(kernel.shape[2:])
-        elif self.kind == "transpose":
-            kernel = kernel * scale[:, None]
-        else:
-            kernel = kernel * scale
-        bias = 0.0 if self.bias is None else self.bias.astype(np.float64)
-        self.kernel = kernel.astype(np.float32)
-        self.bias = (bias * scale + after.shift).astype(np.float32)
 
 
 @dataclass(eq=False)

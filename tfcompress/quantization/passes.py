@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from keras.layers import BatchNormalization
+import numpy as np
 
 from tfcompress.graph.flow import Value
-from tfcompress.quantization.nodes import Kept, Linear, Node, Operator
+from tfcompress.quantization.nodes import Linear, Node, Operator
 from tfcompress.quantization.primitives import PRIMITIVES
 
 
@@ -55,67 +54,64 @@ class Graph:
                     readers[id(value)].remove(node)
 
 
-def fold(graph: Graph, *, live: bool = False) -> None:
+def fold(graph: Graph) -> None:
     """Takes a factor and a shift for each channel into the kernel before or behind them.
 
-    Args:
-        graph: is changed.
-        live: a BatchNormalization behind a kernel goes on being trained.
+    The layers' own weights stay what they were, at their own size: a learning rate means what it
+    meant in the float model.
     """
-    _fold_back(graph, live)
-    _fold_ahead(graph)
-
-
-def _fold_back(graph: Graph, live: bool) -> None:
     for node in list(graph.nodes):
-        if not isinstance(node, Linear) or node not in graph.nodes:
-            continue
-        while True:
-            after = _only_reader(graph, node)
-            if not (
-                isinstance(after, Linear)
-                and after.affine is not None
-                and after.activation is None
-                and node.activation is None
-                and node.channels == after.channels
-                and node.norm is None
-            ):
-                break
-            if live and node.affine is None and isinstance(after.owner, BatchNormalization):
-                node.norm = after.owner
-                graph.merge(node, after)
-                break
-            node.fold(after.affine)
-            if node.affine is not None:  # Two of a kind are one of it.
-                scale, shift = node.affine.scale, node.affine.shift
-                node.affine.scale = scale * after.affine.scale
-                node.affine.shift = shift * after.affine.scale + after.affine.shift
-            graph.merge(node, after)
+        if isinstance(node, Linear) and node in graph.nodes:
+            _fold_batchnorm(graph, node)
+    for node in list(graph.nodes):
+        if isinstance(node, Linear) and node.affine is not None:
+            _fold_ahead(graph, node)
 
 
-def _fold_ahead(graph: Graph) -> None:
+def _fold_batchnorm(graph: Graph, node: Linear) -> None:
+    after = _only_reader(graph, node)
+    if (
+        isinstance(after, Linear)
+        and after.affine is not None
+        and after.norm is not None
+        and after.activation is None
+        and node.activation is None
+        and node.norm is None
+        and node.channels == after.channels
+    ):
+        node.norm = after.norm
+        if node.affine is not None:
+            scale, shift = node.affine.scale, node.affine.shift
+            node.affine.scale = scale * after.affine.scale
+            node.affine.shift = shift * after.affine.scale + after.affine.shift
+        graph.merge(node, after)
+
+
+def _fold_ahead(graph: Graph, node: Linear) -> None:
     """Where a layer sees no padding, or the shift is 0, what is done before it is linear too."""
-    for node in list(graph.nodes):
-        if not isinstance(node, Linear) or node.affine is None or node.activation is not None:
-            continue
-        after = _only_reader(graph, node)
-        if not isinstance(after, Linear) or after.kind == "transpose":
-            continue
-        padded = after.options.get("padding", "VALID") == "SAME" and after.kernel.shape[:2] != (1, 1)
-        scale, shift = node.affine.scale, node.affine.shift
-        channels = after.kernel.shape[2]
-        if channels != len(scale) or (padded and shift.any()):
-            continue
-        kernel = after.kernel.astype("float64")
+    after = _only_reader(graph, node)
+    if node.activation is not None or not isinstance(after, Linear) or after.kind == "transpose":
+        return
+    assert node.affine is not None
+    padded = after.options.get("padding", "VALID") == "SAME" and after.kernel.shape[:2] != (1, 1)
+    scale, shift = node.affine.scale, node.affine.shift
+    if after.kernel.shape[2] != len(scale) or (padded and shift.any()):
+        return
+    kernel = after.kernel.astype(np.float64)
+    if after.input_factor is not None:
+        kernel = kernel * after.input_factor[:, None]
+    if shift.any():
         added = (kernel * shift[:, None]).sum((0, 1))
         added = added.reshape(-1) if after.kind == "depthwise" else added.sum(0)
-        bias = 0.0 if after.bias is None else after.bias.astype("float64")
-        if shift.any() or after.bias is not None:
-            after.bias = (bias + added).astype("float32")
-        after.kernel = (kernel * scale[:, None]).astype("float32")
-        after.inputs = node.inputs
-        after.paths = [*node.paths, *after.paths]
-        graph.nodes.remove(node)
+        after.added = added if after.added is None else after.added + added
+    factor = scale if after.input_factor is None else after.input_factor * scale
+    after.input_factor = factor.astype(np.float32)
+    if after.affine is not None:
+        after.affine.shift = after.affine.shift + after.affine.scale * shift
+        after.affine.scale = after.affine.scale * scale
+    after.inputs = node.inputs
+    after.paths = [*node.paths, *after.paths]
+    graph.nodes.remove(node)
 
 
 def _only_reader(graph: Graph, node: Node) -> Node | None:
@@ -142,8 +138,3 @@ def fuse_activations(graph: Graph) -> None:
             continue
         graph.merge(before, node)
         makers[id(before.output)] = before
-
-
-def floats(nodes: Iterable[Node]) -> list[Kept]:
-    """The nodes that stay float."""
-    return [n for n in nodes if isinstance(n, Kept) and n.reason]

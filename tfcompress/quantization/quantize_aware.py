@@ -103,7 +103,7 @@ def quantize_aware(
     with model.distribute_strategy.scope(), own_classes(model):
         lowered = Lowering(flow, excluded)
         graph = Graph(lowered.nodes, keras.tree.flatten(lowered.outputs))
-        fold(graph, live=scheme.batchnorm == "live")
+        fold(graph)
         fuse_activations(graph)
         graph.remove_dead()
         plan = Plan(graph, flow.input_values)
