@@ -50,6 +50,8 @@ _HOMES = {
     "available_runtimes": "runtime.adapter",
     "BenchmarkReport": "deploy.benchmark",
     "benchmark": "deploy.benchmark",
+    "FidelityReport": "deploy.fidelity",
+    "verify": "deploy.verify",
     "InspectionReport": "deploy.inspection",
     "inspect": "deploy.inspection",
     "convert": "conversion.convert",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,13 @@ def _saved_model(path: Path) -> Any:
     return keras.Model(inputs if len(inputs) > 1 else next(iter(inputs.values())), outputs)
 
 
-def load_representative(source: str) -> Any:
+def load_representative(source: str, prefer: Sequence[str] = ("x_train", "x")) -> Any:
     """Representative data for `tfc.convert` from a file.
 
     Args:
-        source: an `.npy` of inputs; an `.npz` of arrays named as the model's inputs, or with
-            `x_train` or `x`; or a folder of images.
+        source: an `.npy` of inputs; an `.npz` of arrays named as the model's inputs, or as in
+            `prefer`; or a folder of images.
+        prefer: names of arrays to look for in an `.npz`, first to last.
 
     Raises:
         ConfigError: no such file, or of no known kind.
@@ -88,8 +90,9 @@ def load_representative(source: str) -> Any:
     if path.suffix == ".npz":
         arrays = load_npz(path)
         if "x_train" in arrays and "y_train" in arrays and "x_test" in arrays:
-            return load_images(source).x_train
-        for name in ("x_train", "x"):
+            images = load_images(source)
+            return images.x_test if prefer[0] == "x_test" else images.x_train
+        for name in prefer:
             if name in arrays:
                 return arrays[name]
         return arrays

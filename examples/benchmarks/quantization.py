@@ -32,8 +32,7 @@ from common import benchmark_parser, data_file, fashion_mnist, finish, markdown,
 import tfcompress as tfc
 
 Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-RATE = 1e-3
-W4_RATE, W4_EPOCHS = 2e-3, 3
+W4_EPOCHS = 3
 FLOAT, CONTROL, PTQ = "float", "float, trained on", "int8, post-training"
 OURS, OURS_W4, TFMOT = "int8, tfcompress", "int8-w4, tfcompress", "int8, tfmot"
 
@@ -100,18 +99,20 @@ def trained_resnet8() -> keras.Model:
     return keras.models.load_model(data_file("mlperf_tiny/resnet8_cifar10.h5"), compile=False)
 
 
-# name -> data, network, float epochs and learning rates, epochs that follow
-NETWORKS: dict[str, tuple[Callable[[int], Data], Callable[[], keras.Model], Any, int]] = {
+# name -> data, network, float epochs and learning rates, epochs that follow and their learning
+# rate, which falls to 0 as a cosine; it is doubled for weights of 4 bits
+NETWORKS: dict[str, tuple[Callable[[int], Data], Callable[[], keras.Model], Any, int, float]] = {
     "Fashion-MNIST, depthwise-separable": (
         fashion,
         lambda: tfc.models.mobilenet_small((28, 28, 1), 10),
         ((4, 2e-3), (2, 3e-4)),
         1,
+        1e-3,
     ),
-    "CIFAR-10, ResNet-8": (cifar10, trained_resnet8, (), 1),
-    "Fashion-MNIST, MobileNetV2-style": (fashion, residual_net, ((4, 2e-3), (2, 3e-4)), 1),
-    "Spoken digits, DS-CNN": (spoken_digits, speech_net, ((12, 2e-3), (4, 3e-4)), 4),
-    "AG News, Transformer": (ag_news, text_net, ((2, 1e-3),), 1),
+    "CIFAR-10, ResNet-8": (cifar10, trained_resnet8, (), 1, 1e-4),
+    "Fashion-MNIST, MobileNetV2-style": (fashion, residual_net, ((4, 2e-3), (2, 3e-4)), 1, 1e-3),
+    "Spoken digits, DS-CNN": (spoken_digits, speech_net, ((12, 2e-3), (4, 3e-4)), 4, 1e-3),
+    "AG News, Transformer": (ag_news, text_net, ((2, 1e-3),), 1, 5e-4),
 }
 SEEDS = {"Fashion-MNIST, depthwise-separable": 3, "CIFAR-10, ResNet-8": 3}
 
@@ -162,32 +163,32 @@ def measure(name: str, seed: int, quick: bool, folder: str) -> list[dict[str, An
     path = Path(folder) / ("".join(c if c.isalnum() else "_" for c in f"{name} {seed}") + ".json")
     if path.exists():
         return json.loads(path.read_text())
-    load, make, training, epochs = NETWORKS[name]
+    load, make, training, epochs, rate = NETWORKS[name]
     data = load(6_400 if quick else 60_000)
     samples = data[0][np.linspace(0, len(data[0]) - 1, 300).round().astype(int)]
     keras.utils.set_random_seed(seed)
     source = make()
-    for count, rate in training:
-        fit(source, data, rate, 1 if quick else count)
+    for count, float_rate in training:
+        fit(source, data, float_rate, 1 if quick else count)
     rows = [{"method": FLOAT, **figures(source, tfc.convert(source), data)}]
     saved = Path(folder) / f"{path.stem}.keras"
     source.save(saved)
 
     keras.utils.set_random_seed(seed)
     control = keras.models.load_model(saved, compile=False)
-    fit(control, data, cosine(data, RATE, epochs), epochs)
+    fit(control, data, cosine(data, rate, epochs), epochs)
     rows.append({"method": CONTROL, **figures(control, tfc.convert(control), data)})
     ptq = tfc.convert(source, "int8", representative_data=samples)
     rows.append({"method": PTQ, **figures(source, ptq, data)})
     files = {FLOAT: tfc.convert(source), PTQ: ptq}
 
-    for method, scheme, rate, own in (
-        (OURS, "int8", RATE, epochs),
-        (OURS_W4, "int8-w4", W4_RATE, 1 if quick else max(W4_EPOCHS, epochs)),
+    for method, scheme, start, own in (
+        (OURS, "int8", rate, epochs),
+        (OURS_W4, "int8-w4", 2 * rate, 1 if quick else max(W4_EPOCHS, epochs)),
     ):
         keras.utils.set_random_seed(seed)
         model = tfc.quantize_aware(source, scheme, calibration_data=samples)
-        fit(model, data, cosine(data, rate, own), own, [tfc.QuantizationCallback()])
+        fit(model, data, cosine(data, start, own), own, [tfc.QuantizationCallback()])
         files[method] = tfc.convert(model, "int8")
         rows.append({"method": method, **figures(model, files[method], data)})
 
@@ -195,7 +196,7 @@ def measure(name: str, seed: int, quick: bool, folder: str) -> list[dict[str, An
     if peer is not None:
         keras.utils.set_random_seed(seed)
         model = tfmot.quantize_aware(peer)
-        tfmot.compile_adam(model, tfmot.cosine(RATE, epochs * math.ceil(len(data[0]) / 128)))
+        tfmot.compile_adam(model, tfmot.cosine(rate, epochs * math.ceil(len(data[0]) / 128)))
         model.fit(data[0], data[1], batch_size=128, epochs=epochs, verbose=0)
         files[TFMOT] = tfc.TFLiteModel(tfmot.int8_file(model))
         rows.append({"method": TFMOT, **figures(model, files[TFMOT], data)})

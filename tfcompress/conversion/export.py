@@ -253,7 +253,7 @@ def write_saved_model(
             outputs = model(**nest, training=False)
         else:
             outputs = model(nest, training=False)
-        named = _name_outputs(model, outputs)
+        named = name_outputs(model, outputs)
         return {name: tf.identity(value, name=name) for name, value in named.items()}
 
     with float32_compute(model), _quiet():
@@ -302,7 +302,8 @@ def _tables(model: keras.Model) -> list[Any]:
     ]
 
 
-def _name_outputs(model: keras.Model, outputs: Any) -> dict[str, Any]:
+def name_outputs(model: keras.Model, outputs: Any) -> dict[str, Any]:
+    """A model's outputs by the names that they have in a file's signature."""
     if isinstance(outputs, Mapping):
         flat = keras.tree.flatten_with_path(outputs)
         return {_identifier("_".join(map(str, path))): value for path, value in flat}

@@ -1,0 +1,176 @@
+"""Each layer of a quantize-aware model beside the tensor of the file that it stands for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.deploy.fidelity import LayerFidelity
+from tfcompress.graph.calls import functional
+from tfcompress.quantization.layers import QuantizedLayer, known
+from tfcompress.quantization.linear_layer import QuantizedLinear
+from tfcompress.runtime.exposure import stored_values
+from tfcompress.runtime.model import TFLiteModel, input_infos, quantize
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A layer's call and its tensor in the file."""
+
+    node: Any
+    tensor: int
+    operator: str
+    scale: float
+    zero_point: float
+
+
+def compare_layers(
+    model: keras.Model, tflite: TFLiteModel, inputs: Mapping[str, np.ndarray], nest: Any
+) -> tuple[list[LayerFidelity], list[str]]:
+    """Runs both on the same inputs, layer by layer.
+
+    Args:
+        model: a quantize-aware model.
+        tflite: a file made of it.
+        inputs: real values by the file's input names, (examples, ...), as many as are to be run.
+        nest: the same as the model takes them.
+
+    Returns:
+        A row for each quantized layer whose tensor is found in the file, in order, and notes.
+    """
+    matches, lost = _matched(model, tflite)
+    if not matches:
+        return [], ["No layer of the model was found in the file by its name and grid."]
+    stored = []
+    for info in input_infos(tflite.parsed):
+        batch = info.shape[0] if info.shape else 1
+        count = len(inputs[info.name]) // batch * batch
+        real = inputs[info.name][:count].reshape(-1, batch, *inputs[info.name].shape[1:])
+        stored.append(quantize(real, info))
+    values = stored_values(tflite, [m.tensor for m in matches], stored)
+    real: dict[int, np.ndarray] = {}
+    for match, array in zip(matches, values, strict=True):
+        shape = (-1, *(int(s) for s in match.node.outputs[0].shape[1:]))
+        steps = array.reshape(shape).astype(np.float32) - np.float32(match.zero_point)
+        real[id(match.node.outputs[0])] = steps * np.float32(match.scale)
+    count = len(next(iter(real.values())))
+    given = [np.asarray(v)[:count] for v in keras.tree.flatten(nest)]
+    starts = {id(t): v for t, v in zip(functional(model).inputs, given, strict=True)}
+    all_layers = keras.Model(functional(model).inputs, [m.node.outputs[0] for m in matches])
+    so_far = keras.tree.flatten(all_layers.predict(given, batch_size=64, verbose=0))
+    rows = []
+    for match, alone in zip(matches, so_far, strict=True):
+        theirs = real[id(match.node.outputs[0])]
+        ours = _on_same_inputs(match.node, {**starts, **real})
+        off = np.abs(np.rint((theirs - ours) / match.scale)).astype(np.int64)
+        rows.append(
+            LayerFidelity(
+                name=match.node.operation.name,
+                operator=match.operator,
+                identical=float((off == 0).mean()),
+                max_lsb=int(off.max()),
+                mean_lsb=float(off.mean()),
+                identical_so_far=float((np.abs(theirs - alone) < match.scale / 2).mean()),
+                cause=_cause(match, tflite) if off.any() else "",
+            )
+        )
+    notes = []
+    if lost:
+        notes.append(f"Not found in the file, so not compared on their own: {', '.join(lost)}.")
+    return rows, notes
+
+
+def _matched(model: keras.Model, tflite: TFLiteModel) -> tuple[list[_Match], list[str]]:
+    graph = tflite.parsed.subgraphs[0]
+    found, lost = [], []
+    named: dict[str, list[Any]] = {}
+    for op in graph.operators:
+        for index in op.outputs:
+            tensor = graph.tensors[index]
+            if tensor.dtype != "int8" or tensor.quantization is None:
+                continue
+            for part in re.split("[;/]", tensor.name):
+                for name in {part, re.sub(r"_\d+$", "", part)}:
+                    named.setdefault(name, []).append((tensor, op.name))
+    for node in _nodes(model):
+        layer = node.operation
+        if layer.output_source is None:
+            continue
+        grid = known(layer.output_source)
+        scale, zero = float(grid.scale), float(grid.zero_point)
+        size = int(np.prod([s or 1 for s in node.outputs[0].shape[1:]]))
+        fitting = [
+            (tensor, operator)
+            for tensor, operator in named.get(layer.name, [])
+            if len(tensor.quantization.scales) == 1
+            and np.float32(tensor.quantization.scales[0]) == np.float32(scale)
+            and int(tensor.quantization.zero_points[0]) == zero
+            and int(np.prod(tensor.shape)) == size * max(int(tensor.shape[0]), 1)
+        ]
+        if not fitting:
+            lost.append(layer.name)
+            continue
+        tensor, operator = next((f for f in fitting if f[1] != "RESHAPE"), fitting[0])
+        found.append(_Match(node, tensor.index, operator, scale, zero))
+    return found, lost
+
+
+def _nodes(model: keras.Model) -> list[Any]:
+    graph = functional(model)
+    return [
+        node
+        for depth in sorted(graph._nodes_by_depth, reverse=True)
+        for node in graph._nodes_by_depth[depth]
+        if isinstance(node.operation, QuantizedLayer)
+    ]
+
+
+def _on_same_inputs(node: Any, values: dict[int, np.ndarray]) -> np.ndarray:
+    """What the layer makes of the file's values: through layers that only move them."""
+    sources: list[Any] = []
+    seen: set[int] = set()
+
+    def visit(tensor: Any) -> None:
+        if id(tensor) in seen:
+            return
+        seen.add(id(tensor))
+        if id(tensor) in values:
+            sources.append(tensor)
+            return
+        maker = tensor._keras_history
+        for before in maker.operation._inbound_nodes[maker.node_index].input_tensors:
+            visit(before)
+
+    for tensor in node.input_tensors:
+        visit(tensor)
+    part = keras.Model(sources, node.outputs[0])
+    return np.asarray(part.predict([values[id(t)] for t in sources], batch_size=64, verbose=0))
+
+
+def _cause(match: _Match, tflite: TFLiteModel) -> str:
+    layer = match.node.operation
+    if isinstance(layer, QuantizedLinear) and not _same_weights(layer, tflite):
+        return "The file holds other weights: the model was trained on after the conversion."
+    if match.operator == "QUANTIZE" and layer.kind == "quantize":
+        return "Its input is float: a last bit of it decides where it is close to a tie."
+    if match.operator in ("MUL", "MEAN", "SUM", "SOFTMAX"):
+        return "Its kernel rounds in another way on this processor (see README, Limits)."
+    return "This runtime rounds in another way than the one that the model follows."
+
+
+def _same_weights(layer: QuantizedLinear, tflite: TFLiteModel) -> bool:
+    """Whether the file holds its kernel; the file's order of the axes is another."""
+    kernel = layer.integers(known(layer.input_sources[0]))[0].numpy()
+    wanted = np.sort(kernel.astype(np.int8), axis=None)
+    for tensor in tflite.parsed.subgraphs[0].tensors:
+        if tensor.dtype != "int8" or int(np.prod(tensor.shape)) != wanted.size:
+            continue
+        data = tflite.parsed.data(tensor)
+        if data is not None and np.array_equal(np.sort(data, axis=None), wanted):
+            return True
+    return False

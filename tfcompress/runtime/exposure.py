@@ -1,0 +1,62 @@
+"""Tensors inside a file made outputs, so that what the fast kernels compute can be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfcompress.errors import DeviceError
+from tfcompress.runtime.model import TFLiteModel
+
+
+def expose(tflite: TFLiteModel, tensors: Sequence[int]) -> TFLiteModel:
+    """The same graph with these tensors as its outputs.
+
+    XNNPACK runs it as before: it hands over every output of its part of the graph.
+
+    Args:
+        tflite: a file of one graph.
+        tensors: indices into the main graph's tensors.
+
+    Returns:
+        A file whose outputs are these tensors, in that order, without signatures.
+
+    Raises:
+        DeviceError: no package that can write the format is installed.
+    """
+    try:
+        import flatbuffers
+        from ai_edge_litert import schema_py_generated as schema
+    except ImportError as error:
+        raise DeviceError(
+            f"Looking into a file's tensors needs ai-edge-litert and flatbuffers ({error}): "
+            "pip install ai-edge-litert"
+        ) from error
+    model = schema.ModelT.InitFromPackedBuf(tflite.content, 0)
+    model.subgraphs[0].outputs = list(tensors)
+    model.signatureDefs = []
+    builder = flatbuffers.Builder(len(tflite.content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return TFLiteModel(bytes(builder.Output()))
+
+
+def stored_values(
+    tflite: TFLiteModel, tensors: Sequence[int], inputs: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """What these tensors hold, run by run.
+
+    Args:
+        tflite: the file.
+        tensors: indices into its main graph's tensors.
+        inputs: stored values of each input in the file's order, (runs, *shape).
+
+    Returns:
+        An array (runs, *shape) for each tensor, of its stored type.
+    """
+    session = expose(tflite, tensors).session()
+    runs = []
+    for values in zip(*inputs, strict=True):
+        chunk = {info.index: v for info, v in zip(session.inputs, values, strict=True)}
+        runs.append([np.array(v) for v in session.run(chunk)])
+    return [np.stack(column) for column in zip(*runs, strict=True)]
