@@ -21,6 +21,7 @@ _HOMES = {
     "TransformedModel": "transforms.model",
     "Mask": "transforms.mask",
     "PruningMask": "pruning.wrapped",
+    "QuantizedEmbedding": "quantization.embedding_layer",
     "QuantizedLinear": "quantization.linear_layer",
     "QuantizedModel": "quantization.model",
     "QuantizedOperation": "quantization.layers",

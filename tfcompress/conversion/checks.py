@@ -182,3 +182,20 @@ def report_floats(tflite: TFLiteModel) -> None:
             + ", ".join(floats[:5])
             + (", ..." if len(floats) > 5 else "")
         )
+
+
+def report_placement(tflite: TFLiteModel) -> None:
+    """Reports the operators that XNNPACK leaves to slower kernels, and that split the graph."""
+    from tfcompress.deploy.inspection import inspect
+
+    found = inspect(tflite)
+    inner = [o for o in found.operators if not o.placed]
+    report: CompressionReport = tflite.report
+    report.settings["xnnpack"] = f"{len(found.operators) - len(inner)} of {len(found.operators)}"
+    if inner:
+        kinds = sorted({operator.name for operator in inner})
+        report.notes.append(
+            f"XNNPACK leaves {len(inner)} operator(s) to slower kernels, which may cost more than "
+            f"int8 gains: {', '.join(kinds)}. tfc.inspect says why, and what would help; "
+            "tfc.benchmark says what it costs."
+        )

@@ -144,6 +144,10 @@ def convert(
                 checks.report_noise(result, found, expected, converter.float_twin, batches, layers)
     if sparse:
         storage.report_sizes(result, dense)
+    if trained:
+        checks.report_placement(result)
+    if trained and verify is None:
+        _report_fidelity(result, model, interface, examples, batch_size)
     if verify is not None:
         from tfcompress.deploy.verify import require
 
@@ -181,6 +185,21 @@ def _trained_ranges(model: Any, precision: Any) -> bool:
             f"for integers. Received: {precision!r}. Convert the model it was made of for others."
         )
     return True
+
+
+def _report_fidelity(
+    result: TFLiteModel, model: Any, interface: Any, examples: Any, batch_size: int
+) -> None:
+    """Whether the file computes what the quantize-aware model does, on data or typical inputs."""
+    from tfcompress.deploy.verify import report_fidelity
+    from tfcompress.quantization.model import typical_inputs
+
+    if examples is None:
+        if any(None in spec.example_shape for spec in interface.specs):
+            return
+        examples = typical_inputs(model, interface.specs, 16 * batch_size)
+    data = {name: array[: CHECKED_RUNS * batch_size] for name, array in examples.items()}
+    report_fidelity(result.report, model, result, data)
 
 
 def _batches(examples: dict[str, np.ndarray], batch: int) -> dict[str, np.ndarray]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 BOUNDARY = "tfcompress_boundary"
-"""In the name of a FLOOR operator that only stood between integers and float operators.
+"""In the name of a FLOOR, with a CEIL behind it, that only stand between integers and float.
 
 The converter computes MEAN and a few others in int8 wherever their input is; nothing but an
-operator that has no int8 form keeps it from that. On the way out that operator goes.
+operator that has no int8 form keeps it from that. On the way out both operators go. The second is
+there since the converter renames what a model returns.
 """
 
 REQUANTIZE = "tfcompress_requantize"
 """Likewise between two grids: without it the converter takes one of them for both.
 
-DEQUANTIZE, FLOOR, QUANTIZE become one QUANTIZE.
+DEQUANTIZE, FLOOR, CEIL, QUANTIZE become one QUANTIZE.
 """
 
 
@@ -51,18 +52,21 @@ class _Graph:
         replaced: dict[int, int] = {}
         direct: set[int] = set()
         for op in list(self.graph.operators):
-            name = self.graph.tensors[op.outputs[0]].name or b"" if len(op.outputs) else b""
-            if self._kind(op) != self.kinds.FLOOR or not any(
-                marker.encode() in name for marker in (BOUNDARY, REQUANTIZE)
-            ):
+            if self._kind(op) != self.kinds.CEIL:
                 continue
-            source, made = int(op.inputs[0]), int(op.outputs[0])
+            floor = makers.get(int(op.inputs[0]))
+            if self._kind(floor) != self.kinds.FLOOR:
+                continue
+            name = self.graph.tensors[floor.outputs[0]].name or b""
+            if not any(marker.encode() in name for marker in (BOUNDARY, REQUANTIZE)):
+                continue
+            source = int(floor.inputs[0])
             before = makers.get(source)
             if REQUANTIZE.encode() in name and self._kind(before) == self.kinds.DEQUANTIZE:
                 source = int(before.inputs[0])
-                direct.add(made)
-            replaced[made] = source
-            self.graph.operators.remove(op)
+                direct.add(int(op.outputs[0]))
+            replaced[int(floor.outputs[0])] = replaced[int(op.outputs[0])] = source
+            self.graph.operators = [o for o in self.graph.operators if o not in (op, floor)]
         for op in self.graph.operators:
             if self._kind(op) == self.kinds.QUANTIZE and int(op.inputs[0]) in direct:
                 op.opcodeIndex = self._code(self.kinds.QUANTIZE, 2)

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfcompress.deploy.fidelity import FidelityReport, compare_outputs
 from tfcompress.errors import CompressError, ConfigError, DataError, VerificationError
+from tfcompress.report import CompressionReport
 from tfcompress.runtime.model import TFLiteModel, input_infos
 
 if TYPE_CHECKING:
@@ -134,6 +135,27 @@ def _add_layers(
     except CompressError as error:
         notes = [f"Layers could not be compared: {error}"]
     report.notes += notes
+
+
+def report_fidelity(
+    report: CompressionReport, model: Any, tflite: TFLiteModel, data: Any
+) -> None:
+    """Says in a conversion's report whether the file computes what its quantize-aware model does.
+
+    Args:
+        report: is added to.
+        model: the quantize-aware model.
+        tflite: the file made of it.
+        data: inputs.
+    """
+    found = verify(model, tflite, data, layers=False)
+    report.settings["identical"] = found.identical
+    if found.identical < 1:
+        found = verify(model, tflite, data)
+        report.notes.append(
+            "The file does not compute exactly what the model does. "
+            + " ".join(found.summary())
+        )
 
 
 def require(

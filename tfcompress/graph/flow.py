@@ -19,15 +19,18 @@ class Value:
     Attributes:
         shape: with the batch axis first; None where a size is not known.
         dtype: its dtype's name.
+        masked: Keras carries a mask along with it.
     """
 
     shape: tuple[int | None, ...]
     dtype: str
+    masked: bool = False
 
     @classmethod
     def like(cls, tensor: Any) -> Value:
         """A value of that tensor's shape and dtype."""
-        return cls(tuple(tensor.shape), str(keras.backend.standardize_dtype(tensor.dtype)))
+        dtype = str(keras.backend.standardize_dtype(tensor.dtype))
+        return cls(tuple(tensor.shape), dtype, getattr(tensor, "_keras_mask", None) is not None)
 
 
 @dataclass(eq=False)

@@ -10,10 +10,11 @@ import numpy as np
 
 from tfcompress.graph.copying import Copier
 from tfcompress.graph.flow import Flow, Value
+from tfcompress.quantization.embedding_layer import QuantizedEmbedding
 from tfcompress.quantization.layers import QuantizedLayer, QuantizedOperation
 from tfcompress.quantization.linear_layer import QuantizedLinear
 from tfcompress.quantization.model import QuantizedModel
-from tfcompress.quantization.nodes import Kept, Linear, Node, Operator
+from tfcompress.quantization.nodes import Kept, Linear, Node, Operator, Table
 from tfcompress.quantization.planning import GridPlan, Plan
 from tfcompress.quantization.ranges import GridSource
 from tfcompress.quantization.scheme import QuantizationScheme
@@ -41,7 +42,7 @@ class Emitter:
     layers: dict[int, Any] = field(default_factory=dict)
     copier: Copier = field(default_factory=Copier)
     _names: dict[int, str] = field(default_factory=dict)
-    _shared: dict[Any, QuantizedLinear] = field(default_factory=dict)
+    _shared: dict[Any, Any] = field(default_factory=dict)
 
     def build(self, flow: Flow, outputs: Any, name: str) -> QuantizedModel:
         """The model, with weights.
@@ -77,18 +78,39 @@ class Emitter:
 
             args, kwargs = keras.tree.map_structure(placed, (node.call.args, node.call.kwargs))
             return self.copier.operation(node.operation)(*args, **kwargs)
-        layer = self._linear(node) if isinstance(node, Linear) else self._operator(node)
+        layer = self._layer(node)
         self.layers[id(node)] = layer
         result = layer(given[0] if len(given) == 1 else given)
+        if isinstance(layer, QuantizedEmbedding) and not layer.weights_of:
+            layer.table.assign(node.rows)  # type: ignore[attr-defined]
         if isinstance(layer, QuantizedLinear) and not layer.weights_of:
             self._fill(layer, node)
         return result
 
+    def _layer(self, node: Any) -> QuantizedLayer:
+        if isinstance(node, Linear):
+            return self._linear(node)
+        if isinstance(node, Table):
+            return self._table(node)
+        return self._operator(node)
+
+    def _table(self, node: Table) -> QuantizedEmbedding:
+        first = self._shared.get((id(node.owner), "table"))
+        layer = QuantizedEmbedding(
+            *node.rows.shape,
+            weight_bits=self.schemes.get(id(node.owner), self.scheme).weight_bits,
+            weights_of="" if first is None else first.name,
+            **self._grids(node),
+        )
+        if first is None:
+            self._shared[id(node.owner), "table"] = layer
+        else:
+            layer.share(first)
+        return layer
+
     def _fill(self, layer: QuantizedLinear, node: Any) -> None:
         """Gives a layer its weights."""
         layer.kernel.assign(node.kernel)
-        if not node.trainable:
-            layer.kernel.trainable = False
         if layer.mask is not None:
             layer.mask.mask.assign(node.kernel != 0)
         if layer.input_factor is not None:
@@ -114,6 +136,7 @@ class Emitter:
             activation=node.activation,
             weight_bits=scheme.weight_bits,
             batchnorm=None if node.norm is None else _batchnorm(node.norm),
+            train_kernel=node.trainable,
             scaled_input=node.input_factor is not None,
             masked=self.masked and bool((node.kernel == 0).any()),
             weights_of=first.name if first is not None else "",

@@ -31,6 +31,7 @@ class QuantizedLayer(keras.Layer):
         output: where the output's grid comes from.
         owns_range: it holds a range, which follows its output.
         range_method: a row of `RANGES`.
+        weights_of: name of the layer whose weights it uses; "" for its own.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class QuantizedLayer(keras.Layer):
         output: Any,
         owns_range: bool,
         range_method: str = "moving_average",
+        weights_of: str = "",
         *,
         dtype: Any = None,
         **options: Any,
@@ -51,6 +53,8 @@ class QuantizedLayer(keras.Layer):
         object.__setattr__(self, "output_source", _source(output))
         self.owns_range = owns_range
         self.range_method = range_method
+        self.weights_of = weights_of
+        self._link = _Link(self)
         self.ranges: Any = None
 
     def bind(self, layers: Mapping[str, Any]) -> None:
@@ -58,6 +62,16 @@ class QuantizedLayer(keras.Layer):
         for source in [*self.input_sources, self.output_source]:
             if source is not None:
                 source.bind(layers)
+        if self.weights_of:
+            self.share(layers[self.weights_of])
+
+    def share(self, other: Any) -> None:
+        """Uses the other layer's weights from now on."""
+        self._link = _Link(other)
+
+    def _source(self) -> Any:
+        """The layer whose weights it uses. No property: Keras would save what it leads to."""
+        return self._link.layer
 
     def build(self, *shapes: Any) -> None:
         """Makes the range."""
@@ -75,12 +89,20 @@ class QuantizedLayer(keras.Layer):
             "output": self.output_source and self.output_source.get_config(),
             "owns_range": self.owns_range,
             "range_method": self.range_method,
+            "weights_of": self.weights_of,
         }
 
     def observe(self, low: tf.Tensor, high: tf.Tensor, training: Any) -> None:
         """Lets the range follow what is about to be rounded, in training."""
         if training and self.ranges is not None:
             self.ranges.update(low, high)
+
+
+class _Link:
+    """Hides a layer from Keras's tracking and saving, which would walk in circles."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
 
 
 def _source(item: Any) -> GridSource | None:
@@ -202,12 +224,17 @@ class QuantizedOperation(QuantizedLayer):
             xs.insert(position, constant)
         real = self.primitive.real(xs, **self.arguments)
         if self.kind == "requantize":
-            real = tf.floor(fake_quant(real, known(self.input_sources[0])), name=REQUANTIZE)
+            real = _marked(fake_quant(real, known(self.input_sources[0])), REQUANTIZE)
         if self.kind == "dequantize":
-            return tf.floor(real, name=BOUNDARY)
+            return _marked(real, BOUNDARY)
         if self.output_source is None or self.primitive.output == "same":
             return real  # The converter carries the input's grid on.
         return fake_quant(real, known(self.output_source))
+
+
+def _marked(x: tf.Tensor, marker: str) -> tf.Tensor:
+    """See `tfcompress.conversion.rewriting`, which takes this out of the file."""
+    return tf.math.ceil(tf.floor(x, name=marker))
 
 
 def constant_grid(value: Any) -> Grid:

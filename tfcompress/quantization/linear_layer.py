@@ -42,13 +42,14 @@ class QuantizedLinear(QuantizedLayer):
             images' own.
         lifted: its input is a sequence (batch, length, channels), taken as an image of one row.
         masked: holds a mask of its kernel, so that zeros stay zeros.
+        train_kernel: False for a kernel that was no weight of the original.
         scaled_input: a factor for each input channel is folded into its kernel.
         batchnorm: {"momentum", "epsilon", "center", "scale"} of the BatchNorm that is folded into
             its kernel; None without any.
-        weights_of: name of the layer whose weights it uses; "" for its own.
         inputs: see `QuantizedLayer`.
         output: likewise.
         owns_range: likewise.
+        weights_of: likewise.
     """
 
     def __init__(
@@ -66,9 +67,9 @@ class QuantizedLinear(QuantizedLayer):
         tail: Sequence[int] | None = None,
         lifted: bool = False,
         masked: bool = False,
+        train_kernel: bool = True,
         scaled_input: bool = False,
         batchnorm: Mapping[str, Any] | None = None,
-        weights_of: str = "",
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -83,12 +84,11 @@ class QuantizedLinear(QuantizedLayer):
         self.tail = None if tail is None else tuple(tail)
         self.lifted = lifted
         self.masked = masked
+        self.train_kernel = train_kernel
         self.scaled_input = scaled_input
         self.input_factor: Any = None
         self.batchnorm = None if batchnorm is None else dict(batchnorm)
-        self.weights_of = weights_of
         self.norm: FoldedBatchNorm | None = None
-        self._link = _Link(self)
         self.kernel: Any = None
         self.bias: Any = None
         self.mask: Mask | None = None
@@ -99,24 +99,12 @@ class QuantizedLinear(QuantizedLayer):
         h, w, third, last = self.kernel_shape
         return {"conv": last, "depthwise": third * last, "transpose": third}[self.kind]
 
-    def bind(self, layers: Mapping[str, Any]) -> None:
-        """Finds the ranges of its grids, and the layer whose weights it uses."""
-        super().bind(layers)
-        if self.weights_of:
-            self.share(layers[self.weights_of])
-
-    def share(self, other: QuantizedLinear) -> None:
-        """Uses the other layer's weights from now on."""
-        self._link = _Link(other)
-
-    def _source(self) -> QuantizedLinear:
-        """The layer whose weights it uses. No property: Keras would save what it leads to."""
-        return self._link.layer
-
     def build(self, shape: Any) -> None:
         """Makes kernel, bias and range."""
         if not self.weights_of:
-            self.kernel = self.add_weight(name="kernel", shape=self.kernel_shape)
+            self.kernel = self.add_weight(
+                name="kernel", shape=self.kernel_shape, trainable=self.train_kernel
+            )
             if self.use_bias:
                 self.bias = self.add_weight(
                     name="bias", shape=(self.channels,), initializer="zeros"
@@ -139,8 +127,8 @@ class QuantizedLinear(QuantizedLayer):
     def get_config(self) -> dict[str, Any]:
         """Arguments that make it again."""
         names = ("kind", "kernel_shape", "strides", "padding", "dilations", "use_bias")
-        names += ("activation", "weight_bits", "contracted", "tail", "lifted", "masked", "weights_of")
-        names += ("batchnorm", "scaled_input")
+        names += ("activation", "weight_bits", "contracted", "tail", "lifted", "masked")
+        names += ("batchnorm", "train_kernel", "scaled_input")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
     def compute_output_shape(self, shape: Any) -> tuple[int | None, ...]:
@@ -362,10 +350,3 @@ class QuantizedLinear(QuantizedLayer):
 
 def _stopped(x: tf.Tensor | None) -> tf.Tensor | None:
     return None if x is None else tf.stop_gradient(x)
-
-
-class _Link:
-    """Hides a layer from Keras's tracking and saving, which would walk in circles."""
-
-    def __init__(self, layer: QuantizedLinear) -> None:
-        self.layer = layer

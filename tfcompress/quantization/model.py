@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 
+from tfcompress.graph.calls import functional
 from tfcompress.quantization.layers import QuantizedLayer
 from tfcompress.report import CompressionReport
 
@@ -16,7 +18,12 @@ class QuantizedModel(keras.Model):
 
     It trains, saves, loads and is cloned as any Keras model; `tfc.convert(model, "int8")` makes
     the file that computes the same.
+
+    Attributes:
+        stands_in: tells that a subclassed model that holds it has to save it itself.
     """
+
+    stands_in = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -56,3 +63,37 @@ def quantized_layers(model: keras.Model) -> list[QuantizedLayer]:
         for layer in model._flatten_layers(include_self=False)
         if isinstance(layer, QuantizedLayer)
     ]
+
+
+def typical_inputs(model: keras.Model, specs: Any, count: int) -> dict[str, np.ndarray]:
+    """Inputs that fill the trained ranges, to try a file out with.
+
+    Args:
+        model: a quantize-aware model.
+        specs: its inputs (`InputSpec`), all of known sizes.
+        count: how many examples.
+
+    Returns:
+        Arrays (count, ...) by input name: uniform over the range that the first layer knows for
+        floating-point inputs (normal where none does), 0 and 1 for others.
+    """
+    generator = np.random.default_rng(0)
+    tensors = functional(model).inputs if functional(model) is not None else []
+    ranges = {
+        id(node.input_tensors[0]): layer.ranges.ends()
+        for layer in quantized_layers(model)
+        if getattr(layer, "kind", "") == "quantize"
+        for node in layer._inbound_nodes
+    }
+    found = {}
+    for number, spec in enumerate(specs):
+        shape = (count, *spec.example_shape)
+        ends = ranges.get(id(tensors[number])) if number < len(tensors) else None
+        if not spec.dtype.startswith(("float", "bfloat")):
+            found[spec.name] = generator.integers(0, 2, shape).astype(spec.dtype)
+        elif ends is None:
+            found[spec.name] = generator.standard_normal(shape).astype(np.float32)
+        else:
+            low, high = (float(end) for end in ends)
+            found[spec.name] = generator.uniform(low, high, shape).astype(np.float32)
+    return found

@@ -100,6 +100,19 @@ class Operator(Node):
 
 
 @dataclass(eq=False)
+class Table(Node):
+    """What `QuantizedEmbedding` computes.
+
+    Attributes:
+        rows: float32 (count, width).
+        owner: the Keras layer whose weights these are.
+    """
+
+    rows: Any = None
+    owner: Any = None
+
+
+@dataclass(eq=False)
 class Kept(Node):
     """A Keras layer or operation that is called as it is.
 

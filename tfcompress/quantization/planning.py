@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfcompress.graph.flow import Value
-from tfcompress.quantization.nodes import Kept, Linear, Node, Operator
+from tfcompress.quantization.nodes import Kept, Linear, Node, Operator, Table
 from tfcompress.quantization.passes import Graph
 from tfcompress.quantization.primitives import PRIMITIVES
 
@@ -33,12 +33,17 @@ class Plan:
     Args:
         graph: folded and fused; nodes are added to it.
         inputs: the model's inputs.
+        real_outputs: mark where the model's outputs leave their grids, as in a model whose
+            outputs float operators read.
 
     Attributes:
         grids: `id` of each tensor that lies on a grid to its plan; others are float.
+        outputs: `id` of each of the model's outputs to what stands for it now.
     """
 
-    def __init__(self, graph: Graph, inputs: list[Value]) -> None:
+    def __init__(
+        self, graph: Graph, inputs: list[Value], *, real_outputs: bool = False
+    ) -> None:
         self.graph = graph
         self.grids: dict[int, GridPlan] = {}
         self._on_grid: dict[int, Value] = {}
@@ -53,7 +58,15 @@ class Plan:
         for node in graph.nodes:
             self._visit(node)
             self._new.append(node)
+        makers = {id(value): node for node in self._new for value in node.outputs}
+        self.outputs = {
+            id(value): self._real(value, makers[id(value)])
+            if real_outputs and id(value) in makers
+            else value
+            for value in graph.outputs
+        }
         graph.nodes[:] = self._new
+        graph.outputs[:] = list(self.outputs.values())
 
     def grid(self, value: Value) -> GridPlan | None:
         """The grid of a tensor, or None."""
@@ -68,6 +81,8 @@ class Plan:
         if isinstance(node, Linear):
             node.inputs = [self._quantized(v, node) for v in node.inputs]
             self.grids[id(node.output)] = GridPlan([node])
+        elif isinstance(node, Table):
+            self.grids[id(node.output)] = GridPlan([node])
         elif isinstance(node, Operator):
             self._operator(node)
         elif isinstance(node, Kept) and node.moves:
@@ -79,16 +94,28 @@ class Plan:
             self._join(node)
 
     def _operator(self, node: Operator) -> None:
-        if any(self.grid(v) is None for v in node.inputs):
+        row = PRIMITIVES[node.kind]
+        if row.takes == "anything":
+            node.inputs = [self._quantized(v, node) for v in node.inputs]
+        if row.takes == "floats" or any(self.grid(v) is None for v in node.inputs):
             node.inputs = [self._real(v, node) for v in node.inputs]
             return
-        output = PRIMITIVES[node.kind].output
+        if row.symmetric is not None:
+            self._make_symmetric(node, row.symmetric)
+        output = row.output
         if output == "own":
             self.grids[id(node.output)] = GridPlan([node])
         elif output == "same":
             self.grids[id(node.output)] = self.grids[id(node.inputs[0])]
         else:
             self.grids[id(node.output)] = GridPlan(fixed=output)
+
+    def _make_symmetric(self, node: Operator, position: int) -> None:
+        """Asks for zero point 0 where the grid can still have it: an own one of a layer."""
+        plan = self.grid(node.inputs[position])
+        assert plan is not None
+        if plan.fixed is None:
+            plan.symmetric = True
 
     def _real(self, value: Value, node: Node) -> Value:
         """The tensor as float, behind a boundary where it lies on a grid."""
@@ -141,6 +168,8 @@ class Plan:
     def _can_share(self, value: Value, readers: dict[int, list[Any]]) -> bool:
         plan = self.grid(value)
         if plan is None or plan.fixed is not None:
+            return False
+        if any(isinstance(owner, Table) for owner in plan.owners):
             return False
         makers = self.graph.makers()
         maker = makers.get(id(value))

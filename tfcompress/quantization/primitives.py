@@ -31,6 +31,9 @@ class Primitive:
             the fixed grid.
         fuses: takes a fused activation, option `activation`.
         float_input: its input is not on a grid.
+        takes: "grids" (it is quantized where all its inputs are), "anything" (its inputs are put
+            on grids), or "floats": its int8 form would leave XNNPACK or is not known.
+        symmetric: the operand whose grid must have zero point 0 for XNNPACK to take it.
     """
 
     real: Callable[..., tf.Tensor]
@@ -38,6 +41,8 @@ class Primitive:
     output: str | Callable[[], Grid] = "own"
     fuses: bool = False
     float_input: bool = False
+    takes: str = "grids"
+    symmetric: int | None = None
 
 
 def activate(x: tf.Tensor, activation: Activation) -> tf.Tensor:
@@ -113,6 +118,10 @@ def _matmul(xs: Tensors, adjoint_b: bool) -> tf.Tensor:
     return tf.matmul(xs[0], xs[1], transpose_b=adjoint_b)
 
 
+def _no_integers(*args: Any, **options: Any) -> tf.Tensor:
+    raise AssertionError("an operator that is computed in float only")
+
+
 PRIMITIVES: dict[str, Primitive] = {
     "add": _binary(tf.add, elementwise.add),
     "subtract": _binary(tf.subtract, elementwise.subtract),
@@ -143,6 +152,16 @@ PRIMITIVES: dict[str, Primitive] = {
         lambda qs, given, out, adjoint_b: linear.batch_matmul(
             qs[0], qs[1], given[0], given[1], out, adjoint_b=adjoint_b
         ),
+        takes="anything",
+        symmetric=1,
+    ),
+    "attention_weights": Primitive(
+        lambda xs, factor: tf.nn.softmax(xs[0] * factor),
+        _no_integers,
+        takes="floats",
+    ),
+    "transpose": _same(
+        lambda x, perm: tf.transpose(x, perm), lambda q, perm: tf.transpose(q, perm)
     ),
     "requantize": _unary(tf.identity, tables.requantize_grid),
     "dequantize": _unary(tf.identity, elementwise.dequantize),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -10,16 +11,17 @@ import numpy as np
 
 from tfcompress import registry
 from tfcompress.conversion import calibration, export
-from tfcompress.errors import ConfigError, ModelTypeError
+from tfcompress.errors import ConfigError
 from tfcompress.graph.copying import is_graph, own_classes
 from tfcompress.graph.flow import Flow, read_flow
 from tfcompress.quantization import modes, observers
 from tfcompress.quantization.emission import Emitter
 from tfcompress.quantization.lowering import Lowering
 from tfcompress.quantization.model import QuantizedModel
-from tfcompress.quantization.nodes import Kept, Linear, Operator
+from tfcompress.quantization.nodes import Kept, Linear, Operator, Table
 from tfcompress.quantization.passes import Graph, fold, fuse_activations
 from tfcompress.quantization.planning import Plan
+from tfcompress.quantization.subclassed import quantize_layers
 from tfcompress.quantization.scheme import QuantizationScheme, get_scheme
 from tfcompress.report import CompressionReport
 from tfcompress.scope import ScopeLike, resolve
@@ -63,7 +65,8 @@ def quantize_aware(
         The model, not compiled; `.compression_report` says what became of each layer.
 
     Raises:
-        ModelTypeError: no built Keras 3 model, or a subclassed one.
+        ModelTypeError: no built Keras 3 model, or a subclassed one that cannot be rebuilt from
+            its config.
         ConfigError: an argument out of its range; a scope that matches nothing (`ScopeError`).
         DataError: calibration data that does not fit.
 
@@ -87,31 +90,59 @@ def quantize_aware(
             "range_method='lsq' trains scales from where calibration puts them: pass "
             "`calibration_data`. Received: None"
         )
-    if not is_graph(model):
-        raise ModelTypeError(
-            f"The model {model.name!r} is subclassed ({type(model).__name__}): its graph of calls "
-            "is not known. Build it with the functional API (keras.Model(inputs, outputs))."
-        )
     layers = registry.walk(model)
-    excluded = _excluded(layers, include, exclude, scheme)
-    schemes = _overrides(layers, scheme)
-    flow = read_flow(model)
+    choice = _Choice(scheme, _excluded(layers, include, exclude, scheme),
+                     _overrides(layers, scheme), "sparsity" in preserve)  # fmt: skip
     report = CompressionReport(
         "quantize_aware",
         {"weight_bits": scheme.weight_bits, "activation_bits": scheme.activation_bits},
     )
     with model.distribute_strategy.scope(), own_classes(model):
-        lowered = Lowering(flow, excluded)
-        graph = Graph(lowered.nodes, keras.tree.flatten(lowered.outputs))
-        fold(graph)
-        fuse_activations(graph)
-        graph.remove_dead()
-        plan = Plan(graph, flow.input_values)
-        emitter = Emitter(plan, scheme, schemes, "sparsity" in preserve)
-        result = emitter.build(flow, lowered.outputs, model.name)
-    _describe(report, flow, plan, emitter)
-    result.compression_report = report
+        result: Any
+        if is_graph(model):
+            result = _quantize_graph(model, model.name, choice, report)
+            result.compression_report = report
+        else:
+            left = {layer.name: choice.excluded[id(layer)] for _, layer in layers
+                    if id(layer) in choice.excluded}  # fmt: skip
+            result = quantize_layers(
+                model,
+                lambda graph, name: _quantize_graph(graph, name, choice, report, True),
+                left,
+                report,
+            )
     _calibrate(result, model, calibration_data, calibration_method, calibration_samples, report)
+    return result
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What is quantized, and how."""
+
+    scheme: QuantizationScheme
+    excluded: dict[int, str]
+    schemes: dict[int, QuantizationScheme]
+    masked: bool
+
+
+def _quantize_graph(
+    model: keras.Model,
+    name: str,
+    choice: _Choice,
+    report: CompressionReport,
+    real_outputs: bool = False,
+) -> QuantizedModel:
+    flow = read_flow(model)
+    lowered = Lowering(flow, choice.excluded)
+    graph = Graph(lowered.nodes, keras.tree.flatten(lowered.outputs))
+    fold(graph)
+    fuse_activations(graph)
+    graph.remove_dead()
+    plan = Plan(graph, flow.input_values, real_outputs=real_outputs)
+    emitter = Emitter(plan, choice.scheme, choice.schemes, choice.masked)
+    outputs = keras.tree.map_structure(lambda value: plan.outputs[id(value)], lowered.outputs)
+    result = emitter.build(flow, outputs, name)
+    _describe(report, flow, plan, emitter)
     return result
 
 
@@ -153,6 +184,8 @@ def _describe(report: CompressionReport, flow: Flow, plan: Plan, emitter: Emitte
                 layer = emitter.layers[id(node)]
                 details = {"weight_bits": layer.weight_bits} if path == node.paths[0] else {}
                 done[path] = ("quantized", "", details | _into(layer, path))
+            elif isinstance(node, Table):
+                done[path] = ("quantized", "", {"weight_bits": emitter.scheme.weight_bits})
             elif isinstance(node, Operator):
                 layer = emitter.layers[id(node)]
                 if layer.output_source is None:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfcompress.errors import ConfigError
-from tfcompress.quantization.grids import SMALLEST, Grid, choose_grid, short_scale
+from tfcompress.quantization.grids import SMALLEST, Grid, choose_grid, short_scale, weight_grid
 
 MOMENTUM = 0.99
 GUESSED, FOLLOWING, FROZEN = 0.0, 1.0, 2.0
@@ -115,6 +115,36 @@ class LearnedRange(Ranges):
         """The scale, through which no gradient passes once it is frozen."""
         scale = _value(self.scale)
         return tf.where(_value(self.state) < FROZEN, scale, tf.stop_gradient(scale))
+
+
+class TableRange(Ranges):
+    """The symmetric range of a table of weights, whose rows are a layer's output.
+
+    Args:
+        layer: with `values()`, the table, and `weight_bits`.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+
+    def set(self, minimum: float, maximum: float, *, guessed: bool = False) -> None:
+        """Nothing: the weights are the range."""
+
+    def freeze(self) -> None:
+        """Nothing: it follows the weights."""
+
+    def update(self, low: tf.Tensor, high: tf.Tensor) -> None:
+        """Nothing: it follows the weights."""
+
+    def ends(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """The largest weight, on both sides."""
+        grid = self.grid(True)
+        return -128 * grid.scale, 127 * grid.scale
+
+    def grid(self, symmetric: bool) -> Grid:
+        """Its grid: one scale."""
+        table = tf.reshape(tf.stop_gradient(self._layer.values()), (-1, 1))
+        return Grid(weight_grid(table, bits=self._layer.weight_bits).scale[0])
 
 
 RANGES: dict[str, type[Ranges]] = {"moving_average": Ranges, "lsq": LearnedRange}

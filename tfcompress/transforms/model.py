@@ -139,7 +139,7 @@ def _placed(model: Any) -> list[dict[str, Any]]:
     for path, layer in attributes.layers(model):
         if isinstance(layer, TransformedLayer):
             rows.append({"path": list(path), "transforms": layer.transforms_config()})
-        elif is_graph(layer) and wrappers(layer):
+        elif is_graph(layer) and (wrappers(layer) or getattr(layer, "stands_in", False)):
             rows.append({"path": list(path), "model": keras.saving.serialize_keras_object(layer)})
     return rows
 
