@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="inputs: .npy, .npz (arrays named as the inputs, x_test or x), or a folder of images",
     )
-    parser.add_argument("--max-lsb", type=int, help="exit with 1 where a value is off by more steps")
+    parser.add_argument(
+        "--max-lsb", type=int, help="exit with 1 where a value is off by more steps"
+    )
     parser.add_argument(
         "--min-agreement",
         type=float,
@@ -63,9 +65,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     else:
         for line in report.summary():
             console.say(line)
-        console.table(*report.histogram_table(), title="Differences")
+        heads, rows = report.histogram_table()
+        console.table(heads, rows, title="Differences")
         if options.layers and report.layers:
-            console.table(*report.table(), title="Layers, on the same inputs")
+            heads, rows = report.table()
+            console.table(heads, rows, title="Layers, on the same inputs")
     if options.out:
         report.save(options.out)
     missed = options.max_lsb is not None and report.max_lsb > options.max_lsb

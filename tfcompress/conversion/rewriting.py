@@ -48,20 +48,20 @@ class _Graph:
         self.graph = model.subgraphs[index]
 
     def edit(self) -> None:
-        makers = {int(t): op for op in self.graph.operators for t in op.outputs}
+        makers: dict[int, Any] = {int(t): op for op in self.graph.operators for t in op.outputs}
         replaced: dict[int, int] = {}
         direct: set[int] = set()
         for op in list(self.graph.operators):
             if self._kind(op) != self.kinds.CEIL:
                 continue
-            floor = makers.get(int(op.inputs[0]))
+            floor: Any = makers.get(int(op.inputs[0]))
             if self._kind(floor) != self.kinds.FLOOR:
                 continue
             name = self.graph.tensors[floor.outputs[0]].name or b""
             if not any(marker.encode() in name for marker in (BOUNDARY, REQUANTIZE)):
                 continue
             source = int(floor.inputs[0])
-            before = makers.get(source)
+            before: Any = makers.get(source)
             if REQUANTIZE.encode() in name and self._kind(before) == self.kinds.DEQUANTIZE:
                 source = int(before.inputs[0])
                 direct.add(int(op.outputs[0]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,8 @@ def compare_outputs(
         ours: the model's real values, (examples, ...).
         file: the file's.
     """
-    agreed, steps, errors, exact, histogram = [], [], [], [], {}
+    agreed, steps, errors, exact = [], [], [], []
+    histogram: dict[int, int] = {}
     grids = output_grids(tflite)
     for name, mine in ours.items():
         theirs = np.asarray(file[name])
@@ -192,6 +193,6 @@ def output_grids(tflite: TFLiteModel) -> dict[str, float]:
         if writer is not None and writer.name in ("DEQUANTIZE", "QUANTIZE"):
             index = writer.inputs[0]
         quantization = graph.tensors[index].quantization
-        scales: Sequence[float] = quantization.scales if quantization is not None else ()
+        scales: Any = quantization.scales if quantization is not None else ()
         found[info.name] = float(scales[0]) if len(scales) == 1 else 0.0
     return found

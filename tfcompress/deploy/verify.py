@@ -117,7 +117,12 @@ def _run(
 
 
 def _add_layers(
-    report: FidelityReport, model: Any, tflite: TFLiteModel, interface: Any, examples: Any, names: Any
+    report: FidelityReport,
+    model: Any,
+    tflite: TFLiteModel,
+    interface: Any,
+    examples: Any,
+    names: Any,
 ) -> None:
     import keras
 
@@ -137,9 +142,7 @@ def _add_layers(
     report.notes += notes
 
 
-def report_fidelity(
-    report: CompressionReport, model: Any, tflite: TFLiteModel, data: Any
-) -> None:
+def report_fidelity(report: CompressionReport, model: Any, tflite: TFLiteModel, data: Any) -> None:
     """Says in a conversion's report whether the file computes what its quantize-aware model does.
 
     Args:
@@ -153,8 +156,7 @@ def report_fidelity(
     if found.identical < 1:
         found = verify(model, tflite, data)
         report.notes.append(
-            "The file does not compute exactly what the model does. "
-            + " ".join(found.summary())
+            "The file does not compute exactly what the model does. " + " ".join(found.summary())
         )
 
 

@@ -90,7 +90,7 @@ def copy_model(
         ModelTypeError: a subclassed model that cannot be rebuilt from its config, or that is not
             the same model then.
     """
-    given = {"wrap": wrap, "unwrap": unwrap, "replacements": replacements}
+    given: dict[str, Any] = {"wrap": wrap, "unwrap": unwrap, "replacements": replacements}
     copier = Copier(**{name: value for name, value in given.items() if value is not None})
     with own_classes(model):
         copier.result.model = copier.model(model)

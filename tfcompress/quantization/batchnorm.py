@@ -74,7 +74,7 @@ class FoldedBatchNorm:
         return self._affine(mean, tf.convert_to_tensor(self.variance.value))
 
     def batch(self, z: tf.Tensor) -> tf.Tensor:
-        """z normalized by its own statistics, which the moving ones follow."""
+        """Z normalized by its own statistics, which the moving ones follow."""
         mean, variance = tf.nn.moments(z, list(range(z.shape.rank - 1)))
         for variable, found in ((self.mean, mean), (self.variance, variance)):
             old = tf.convert_to_tensor(variable.value)

@@ -60,9 +60,7 @@ class QuantizedEmbedding(QuantizedLayer):
         table = self.values()
         if modes.observer() is None:
             grid = self.output_source.grid()
-            whole = grids.quantize_weights(
-                tf.stop_gradient(table), grid, bits=self.weight_bits
-            )
+            whole = grids.quantize_weights(tf.stop_gradient(table), grid, bits=self.weight_bits)
             table = modes.through(exact.product(whole, grid.scale), table)
         return tf.gather(table, rows)
 

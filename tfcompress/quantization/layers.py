@@ -150,7 +150,7 @@ class QuantizedOperation(QuantizedLayer):
         arguments: Mapping[str, Any],
         shape: Sequence[int | None],
         *,
-        constants: Mapping[str, Any] | None = None,
+        constants: Mapping[Any, Any] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -209,8 +209,8 @@ class QuantizedOperation(QuantizedLayer):
             return modes.through(value, real)
         return on_grid(value, real, self.output_source)
 
-    def _grids(self, read: Any = lambda source: source.grid()) -> list[Grid]:
-        grids = [None if source is None else read(source) for source in self.input_sources]
+    def _grids(self) -> list[Any]:
+        grids = [None if source is None else source.grid() for source in self.input_sources]
         for position, value in sorted(self.constants.items()):
             grids.insert(position, constant_grid(value))
         return grids

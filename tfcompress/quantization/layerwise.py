@@ -52,8 +52,8 @@ def compare_layers(
     for info in input_infos(tflite.parsed):
         batch = info.shape[0] if info.shape else 1
         count = len(inputs[info.name]) // batch * batch
-        real = inputs[info.name][:count].reshape(-1, batch, *inputs[info.name].shape[1:])
-        stored.append(quantize(real, info))
+        runs = inputs[info.name][:count].reshape(-1, batch, *inputs[info.name].shape[1:])
+        stored.append(quantize(runs, info))
     values = stored_values(tflite, [m.tensor for m in matches], stored)
     real: dict[int, np.ndarray] = {}
     for match, array in zip(matches, values, strict=True):

@@ -12,8 +12,8 @@ import tensorflow as tf
 from tfcompress.quantization import exact, grids, modes
 from tfcompress.quantization.arithmetic import linear
 from tfcompress.quantization.arithmetic.output import Activation
-from tfcompress.quantization.grids import Grid
 from tfcompress.quantization.batchnorm import FoldedBatchNorm
+from tfcompress.quantization.grids import Grid
 from tfcompress.quantization.layers import QuantizedLayer, activate, fake_quant, known, steps
 from tfcompress.quantization.rounding import on_grid, requantized
 from tfcompress.transforms.mask import Mask
@@ -96,7 +96,7 @@ class QuantizedLinear(QuantizedLayer):
     @property
     def channels(self) -> int:
         """How many output channels it has."""
-        h, w, third, last = self.kernel_shape
+        third, last = self.kernel_shape[2:]
         return {"conv": last, "depthwise": third * last, "transpose": third}[self.kind]
 
     def build(self, shape: Any) -> None:
@@ -126,9 +126,11 @@ class QuantizedLinear(QuantizedLayer):
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make it again."""
-        names = ("kind", "kernel_shape", "strides", "padding", "dilations", "use_bias")
-        names += ("activation", "weight_bits", "contracted", "tail", "lifted", "masked")
-        names += ("batchnorm", "train_kernel", "scaled_input")
+        names = [
+            *("kind", "kernel_shape", "strides", "padding", "dilations", "use_bias"),
+            *("activation", "weight_bits", "contracted", "tail", "lifted", "masked"),
+            *("train_kernel", "scaled_input", "batchnorm"),
+        ]
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
     def compute_output_shape(self, shape: Any) -> tuple[int | None, ...]:
@@ -141,7 +143,7 @@ class QuantizedLinear(QuantizedLayer):
         return self._image_shape(shape)
 
     def _image_shape(self, shape: Any) -> tuple[int | None, ...]:
-        sides = []
+        sides: list[int | None] = []
         for i, side in enumerate(tuple(shape)[1:3]):
             size, stride = self.kernel_shape[i], self.strides[i]
             if side is None:
@@ -295,15 +297,11 @@ class QuantizedLinear(QuantizedLayer):
         if self.kind == "depthwise":
             return linear.depthwise_sum(d, kernel, self.strides, self.padding, self.dilations)
         if self.kind == "conv":
-            return linear.conv2d_sum(
-                d, kernel, self.strides, self.padding, self.dilations, pieces
-            )
+            return linear.conv2d_sum(d, kernel, self.strides, self.padding, self.dilations, pieces)
         shape = self._image_shape((None, *d.shape[1:]))
         known_shape = None not in (d.shape[0], *shape[1:])
         sizes = tf.shape(d)
-        sides = [
-            shape[i] if shape[i] is not None else self._grown(sizes[i], i - 1) for i in (1, 2)
-        ]
+        sides = [shape[i] if shape[i] is not None else self._grown(sizes[i], i - 1) for i in (1, 2)]
         full = [d.shape[0] if known_shape else sizes[0], *sides, self.channels]
         return linear.transpose_sum(d, kernel, full, self.strides, self.padding, pieces)
 

@@ -124,7 +124,7 @@ class Lowering:
         return out
 
     def affine(self, x: Value, scale: Any, shift: Any, norm: Any = None) -> Value:
-        """x * scale + shift on the last axis; `norm` where that is what a BatchNormalization does.
+        """X * scale + shift on the last axis; `norm` where that is what a BatchNormalization does.
 
         A depthwise convolution of 1x1, whose channels have a scale each.
         """
@@ -178,7 +178,8 @@ def _find(operation: Any) -> Lower | None:
     for base in cls.__mro__:
         if base in _layers:
             # A subclass that computes something else is another layer.
-            return _layers[base] if cls.call is base.call else None
+            same = cls.call is base.call  # type: ignore[attr-defined]
+            return _layers[base] if same else None
     return None
 
 
@@ -265,7 +266,9 @@ def _conv2d(b: Lowering, call: Call) -> Value:
     layer, x = call.operation, _one(call)
     _last(layer)
     kind, kernel = "conv", _array(layer.kernel)
-    if layer.groups == x.shape[-1] > 1:  # What ConvNeXt calls a depthwise convolution.
+    if (
+        layer.groups > 1 and layer.groups == x.shape[-1]
+    ):  # What ConvNeXt calls a depthwise convolution.
         _equal_strides(layer.strides)
         kind, kernel = "depthwise", kernel.reshape(*kernel.shape[:2], layer.groups, -1)
     elif layer.groups != 1:
@@ -519,7 +522,7 @@ def _attention(b: Lowering, call: Call) -> Value:
     weights = b.op("attention_weights", [scores], weights_shape, factor=float(size**-0.5))
     if layer.dropout:
         weights = b.kept(layer._dropout_layer, weights)
-    mixed = b.op("matmul", [weights, v], q.shape[:3] + (layer.value_dim,), adjoint_b=False)
+    mixed = b.op("matmul", [weights, v], (*q.shape[:3], layer.value_dim), adjoint_b=False)
     back = (q.shape[0], q.shape[2], heads, layer.value_dim)
     mixed = b.op("transpose", [mixed], back, perm=[0, 2, 1, 3])
     kernel = _array(layer._output_dense.kernel)
@@ -682,8 +685,8 @@ def _global_average_1d(b: Lowering, call: Call) -> Value:
 def _mean(b: Lowering, call: Call) -> Value:
     operation, x = call.operation, _one(call)
     axis = operation.axis
-    axes = range(len(x.shape)) if axis is None else np.atleast_1d(axis)
-    axes = sorted(int(a) % len(x.shape) for a in axes)
+    given = range(len(x.shape)) if axis is None else [int(a) for a in np.atleast_1d(axis)]
+    axes = sorted(a % len(x.shape) for a in given)
     if 0 in axes:
         raise Unsupported("a mean over the batch")
     return _mean_of(b, call, axes, operation.keepdims)

@@ -68,7 +68,7 @@ class Linear(Node):
     kernel: Any = None
     bias: Any = None
     options: dict[str, Any] = field(default_factory=dict)
-    activation: str | None = None
+    activation: Any = None
     affine: Affine | None = None
     owner: Any = None
     norm: Any = None

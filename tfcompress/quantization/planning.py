@@ -41,9 +41,7 @@ class Plan:
         outputs: `id` of each of the model's outputs to what stands for it now.
     """
 
-    def __init__(
-        self, graph: Graph, inputs: list[Value], *, real_outputs: bool = False
-    ) -> None:
+    def __init__(self, graph: Graph, inputs: list[Value], *, real_outputs: bool = False) -> None:
         self.graph = graph
         self.grids: dict[int, GridPlan] = {}
         self._on_grid: dict[int, Value] = {}

@@ -95,9 +95,7 @@ def _sum(x: tf.Tensor, axes: Sequence[int], keepdims: bool) -> tf.Tensor:
 def _reduction(real: Any, exact: Any) -> Primitive:
     return Primitive(
         lambda xs, axes, keepdims: real(xs[0], axes, keepdims),
-        lambda qs, given, out, axes, keepdims: exact(
-            qs[0], axes, given[0], out, keepdims=keepdims
-        ),
+        lambda qs, given, out, axes, keepdims: exact(qs[0], axes, given[0], out, keepdims=keepdims),
     )
 
 

@@ -21,8 +21,8 @@ from tfcompress.quantization.model import QuantizedModel
 from tfcompress.quantization.nodes import Kept, Linear, Operator, Table
 from tfcompress.quantization.passes import Graph, fold, fuse_activations
 from tfcompress.quantization.planning import Plan
-from tfcompress.quantization.subclassed import quantize_layers
 from tfcompress.quantization.scheme import QuantizationScheme, get_scheme
+from tfcompress.quantization.subclassed import quantize_layers
 from tfcompress.report import CompressionReport
 from tfcompress.scope import ScopeLike, resolve
 
