@@ -97,15 +97,9 @@ def test_no_negative_zeros():
     assert not any(seen)
 
 
-def two_devices():
-    devices = tf.config.list_logical_devices("CPU")
-    assert len(devices) >= 2, "tests/pruning/conftest.py makes two logical CPU devices"
-    return tf.distribute.MirroredStrategy([device.name for device in devices[:2]])
-
-
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_mirrored_strategy(criterion):
-    strategy = two_devices()
+def test_mirrored_strategy(criterion, replicas):
+    strategy = replicas
     with strategy.scope():
         model = compiled(optimizer=keras.optimizers.Adam(0.01, use_ema=True))
     train(model, tfc.PruningCallback(SCHEDULE, criterion=criterion))
@@ -115,10 +109,10 @@ def test_mirrored_strategy(criterion):
         np.testing.assert_array_equal(first, second)
 
 
-def test_mirrored_strategy_gives_the_same_masks_as_one_device():
+def test_mirrored_strategy_gives_the_same_masks_as_one_device(replicas):
     """Two replicas that share a batch see the same mean gradient, to float rounding."""
     masks = []
-    for strategy in (None, two_devices()):
+    for strategy in (None, replicas):
         keras.utils.set_random_seed(7)
         if strategy is None:
             model = compiled(small_model(), keras.optimizers.SGD(0.05))
@@ -136,8 +130,8 @@ def test_mirrored_strategy_gives_the_same_masks_as_one_device():
         assert (one != two).mean() <= 0.02
 
 
-def test_mirrored_strategy_with_mixed_precision_and_accumulation():
-    strategy = two_devices()
+def test_mirrored_strategy_with_mixed_precision_and_accumulation(replicas):
+    strategy = replicas
     keras.config.set_dtype_policy("mixed_float16")
     try:
         with strategy.scope():

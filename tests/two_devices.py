@@ -1,0 +1,21 @@
+"""Two logical CPU devices, for the tests of distribution; before TensorFlow starts."""
+
+import contextlib
+
+import pytest
+import tensorflow as tf
+
+_cpus = tf.config.list_physical_devices("CPU")
+# Another test may have started TensorFlow already: `replicas` then says so.
+with contextlib.suppress(RuntimeError):
+    tf.config.set_logical_device_configuration(
+        _cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+
+
+@pytest.fixture
+def replicas():
+    """A MirroredStrategy over two devices."""
+    devices = tf.config.list_logical_devices("CPU")
+    assert len(devices) >= 2, "tests/two_devices.py makes two logical CPU devices"
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
