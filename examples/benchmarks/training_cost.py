@@ -1,13 +1,13 @@
-"""What pruning adds to a training step: CPU time against plain `fit`, tfmot beside it.
+"""What pruning and quantization add to a training step: CPU time against plain `fit`, and tfmot's.
 
-    TFCOMPRESS_DATA=... python examples/benchmarks/pruning_cost.py [--quick] [--threads N]
+    TFCOMPRESS_DATA=... python examples/benchmarks/training_cost.py [--part pruning] [--quick]
 
-Fashion-MNIST, a depthwise-separable network of 39,914 parameters, batches of 128, Adam, masks
-updated every 100 steps. All variants train side by side in one process and take turns every 10
-steps, in an order that reverses each time, so that what else the machine does hits all of them.
-Ten turns make a block of 100 steps, with exactly one update of the masks. CPU time is that of all
-threads of the process. tfmot prunes a tf_keras copy and is compared
-with plain tf_keras `fit`, as the two Keras versions differ in cost themselves.
+Fashion-MNIST, a depthwise-separable network of 39,914 parameters, batches of 128, Adam. All
+variants train side by side in one process and take turns every 10 steps, in an order that reverses
+each time, so that what else the machine does hits all of them. Ten turns make a block of 100
+steps; with `--part pruning` masks are updated exactly once in each. CPU time is that of all
+threads of the process. tfmot works on a tf_keras copy and is compared with plain tf_keras `fit`,
+as the two Keras versions differ in cost themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -31,11 +31,19 @@ SLICE = 10  # steps until the next variant's turn
 WARM_UP = 20
 SAMPLES = 10_000  # of the bootstrap
 
-# Pruned variant -> what it is compared with
+# What it is compared with, by part and variant
 COMPARED = {
-    "tfcompress, per layer": "Keras 3",
-    "tfcompress, global": "Keras 3",
-    "tfmot": "tf_keras",
+    "pruning": {
+        "tfcompress, per layer": "Keras 3",
+        "tfcompress, global": "Keras 3",
+        "tfmot": "tf_keras",
+    },
+    "quantization": {
+        "tfcompress, quantize_aware": "Keras 3",
+        "tfcompress, learned step size": "Keras 3",
+        "tfcompress, live BatchNorm": "Keras 3",
+        "tfmot, quantize_model": "tf_keras",
+    },
 }
 
 
@@ -115,53 +123,68 @@ class Variant:
         return self.turn.taken
 
 
-def variants(x: np.ndarray, total_steps: int) -> dict[str, Variant]:
-    """Every variant from the same weights; the schedules rise for as long as it is measured."""
+def variants(part: str, x: np.ndarray, total_steps: int) -> dict[str, Variant]:
+    """Every variant from the same weights; schedules rise for as long as it is measured."""
     import tf_keras
 
     keras.utils.set_random_seed(0)
     source = tfc.models.mobilenet_small((28, 28, 1), 10)
 
-    def ours(**pruning: Any) -> Variant:
-        model = keras.models.clone_model(source)
-        model.set_weights(source.get_weights())
+    def ours(model: keras.Model, callbacks: Sequence[Any] = ()) -> Variant:
         model.compile(
             keras.optimizers.Adam(), "sparse_categorical_crossentropy", metrics=["accuracy"]
         )
+        return Variant(keras, model, list(callbacks))
+
+    def plain() -> keras.Model:
+        model = keras.models.clone_model(source)
+        model.set_weights(source.get_weights())
+        return model
+
+    def pruned(pooling: str) -> Variant:
         schedule = tfc.PolynomialDecay(0.0, 0.8, 0, total_steps, frequency=FREQUENCY)
-        callbacks = [tfc.PruningCallback(schedule, **pruning)] if pruning else []
-        return Variant(keras, model, callbacks)
+        return ours(plain(), [tfc.PruningCallback(schedule, pooling=pooling)])
 
-    def theirs(pruned: bool) -> Variant:
-        model = tfmot.twin(source, x[:8])
-        if pruned:
-            model = tfmot.wrap(model, tfmot.polynomial(0.0, 0.8, total_steps, FREQUENCY))
+    def quantized(**scheme: str) -> Variant:
+        chosen = tfc.QuantizationScheme(**scheme)
+        model = tfc.quantize_aware(source, chosen, calibration_data=x[:100])
+        return ours(model, [tfc.QuantizationCallback(None, None)])
+
+    def theirs(model: Any, callbacks: Sequence[Any] = ()) -> Variant:
         tfmot.compile_adam(model, 1e-3, ["accuracy"])
-        callbacks = [tfmot.callback()] if pruned else []
-        return Variant(tf_keras, model, callbacks)
+        return Variant(tf_keras, model, list(callbacks))
 
-    return {
-        "Keras 3": ours(),
-        "tfcompress, per layer": ours(pooling="layer"),
-        "tfcompress, global": ours(pooling="global"),
-        "tf_keras": theirs(pruned=False),
-        "tfmot": theirs(pruned=True),
-    }
+    twin = tfmot.twin(source, x[:8])
+    found = {"Keras 3": ours(plain())}
+    if part == "pruning":
+        rising = tfmot.polynomial(0.0, 0.8, total_steps, FREQUENCY)
+        found["tfcompress, per layer"] = pruned("layer")
+        found["tfcompress, global"] = pruned("global")
+        found["tf_keras"] = theirs(twin)
+        wrapped = tfmot.wrap(tfmot.twin(source, x[:8]), rising)
+        found["tfmot"] = theirs(wrapped, [tfmot.callback()])
+    else:
+        found["tfcompress, quantize_aware"] = quantized()
+        found["tfcompress, learned step size"] = quantized(range_method="lsq")
+        found["tfcompress, live BatchNorm"] = quantized(batchnorm="live")
+        found["tf_keras"] = theirs(twin)
+        found["tfmot, quantize_model"] = theirs(tfmot.quantize_aware(tfmot.twin(source, x[:8])))
+    return found
 
 
-def ratio_with_bound(pruned: list[float], plain: list[float]) -> tuple[float, float]:
+def ratio_with_bound(changed: list[float], plain: list[float]) -> tuple[float, float]:
     """Ratio of the medians, and its upper bound (one-sided, 95 %) by a bootstrap over blocks."""
-    a, b = np.array(pruned), np.array(plain)
+    a, b = np.array(changed), np.array(plain)
     picks = np.random.default_rng(0).integers(0, len(a), (SAMPLES, len(a)))
     ratios = np.median(a[picks], axis=1) / np.median(b[picks], axis=1)
     return float(np.median(a) / np.median(b)), float(np.quantile(ratios, 0.95))
 
 
-def measure(blocks: int, note: Callable[[str], None]) -> Times:
+def measure(part: str, blocks: int, note: Callable[[str], None]) -> Times:
     """CPU and wall milliseconds per step, of each variant in each block."""
     x, y, _, _ = fashion_mnist()
     whole = len(x) // BATCH * BATCH  # a smaller last batch would be traced on its own
-    order = variants(x, WARM_UP + (blocks + 1) * FREQUENCY)
+    order = variants(part, x, WARM_UP + (blocks + 1) * FREQUENCY)
     for variant in order.values():
         variant.start(x[:whole], y[:whole])
     found: Times = {name: [] for name in order}
@@ -179,14 +202,14 @@ def measure(blocks: int, note: Callable[[str], None]) -> Times:
     return found
 
 
-def table(found: Times) -> tuple[str, list[dict[str, Any]]]:
+def table(part: str, found: Times) -> tuple[str, list[dict[str, Any]]]:
     rows, result = [], []
     for name, times in found.items():
         cpu, wall = ([float(t[i]) for t in times] for i in (0, 1))
         row: dict[str, Any] = {"variant": name, "cpu_ms": cpu, "wall_ms": wall}
         cells = [name, f"{np.median(cpu):.2f}", f"{np.median(wall):.2f}"]
-        if name in COMPARED:
-            plain = [float(t[0]) for t in found[COMPARED[name]]]
+        if name in COMPARED[part]:
+            plain = [float(t[0]) for t in found[COMPARED[part][name]]]
             row["ratio"], row["upper_bound"] = ratio_with_bound(cpu, plain)
             cells += [f"x{row['ratio']:.3f}", f"x{row['upper_bound']:.3f}"]
         else:
@@ -202,6 +225,7 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=0, help="TensorFlow's threads; 0 leaves it the choice"
     )
+    parser.add_argument("--part", choices=list(COMPARED), default="quantization")
     parser.add_argument("--blocks", type=int, help="alternated blocks of each variant")
     arguments = parser.parse_args()
     import tensorflow as tf
@@ -211,12 +235,21 @@ def main() -> None:
         tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
     blocks = arguments.blocks or (4 if arguments.quick else 24)
     load = [os.getloadavg()[0]]
-    found = measure(blocks, lambda line: print(line, flush=True))
+    found = measure(arguments.part, blocks, lambda line: print(line, flush=True))
     load.append(os.getloadavg()[0])
-    text, rows = table(found)
+    text, rows = table(arguments.part, found)
     print(f"\n{text}\n\n{blocks} alternated blocks of {FREQUENCY} steps each, batch {BATCH}")
     print(f"{os.cpu_count()} processors, load {load[0]:.1f} before, {load[1]:.1f} at the end")
-    finish({"blocks": blocks, "steps": FREQUENCY, "load": load, "variants": rows}, arguments.out)
+    finish(
+        {
+            "part": arguments.part,
+            "blocks": blocks,
+            "steps": FREQUENCY,
+            "load": load,
+            "variants": rows,
+        },
+        arguments.out,
+    )
 
 
 if __name__ == "__main__":
