@@ -140,7 +140,7 @@ class Copier:
         return self._subclassed(model)
 
     def _functional(self, model: Any) -> Any:
-        inputs = keras.tree.map_structure(_same_input, model.input)
+        inputs = keras.tree.map_structure(same_input, model.input)
         outputs = model._run_through_graph(inputs, operation_fn=self.operation)
         cls = plain_class(model)
         options = {"name": model.name, "trainable": model.trainable}
@@ -152,7 +152,7 @@ class Copier:
         return copy
 
     def _sequential(self, model: Any) -> Any:
-        first = _same_input(model.inputs[0])
+        first = same_input(model.inputs[0])
         x = first
         for layer in model.layers:
             x = self.operation(layer)(x)
@@ -295,7 +295,8 @@ def _rebuilt_operation(operation: Any) -> Any:
         return operation
 
 
-def _same_input(tensor: Any) -> Any:
+def same_input(tensor: Any) -> Any:
+    """A fresh input like the one of a model that this tensor is."""
     layer = tensor._keras_history.operation
     return type(layer).from_config(layer.get_config()).output
 

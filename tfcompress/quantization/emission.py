@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.graph.copying import Copier
+from tfcompress.graph.copying import Copier, same_input
 from tfcompress.graph.flow import Flow, Value
 from tfcompress.quantization.embedding_layer import QuantizedEmbedding
 from tfcompress.quantization.layers import QuantizedLayer, QuantizedOperation
@@ -54,7 +54,7 @@ class Emitter:
         """
         nodes = self.plan.graph.nodes
         self._name_all(nodes)
-        inputs = keras.tree.map_structure(_same_input, flow.inputs)
+        inputs = keras.tree.map_structure(same_input, flow.inputs)
         tensors: dict[int, Any] = {
             id(value): tensor
             for value, tensor in zip(flow.input_values, keras.tree.flatten(inputs), strict=True)
@@ -206,11 +206,3 @@ def _bytes(array: Any) -> bytes:
 def _batchnorm(layer: keras.layers.BatchNormalization) -> dict[str, Any]:
     names = ("momentum", "epsilon", "center", "scale")
     return {name: getattr(layer, name) for name in names}
-
-
-def _same_input(tensor: Any) -> Any:
-    layer = tensor._keras_history.operation
-    return type(layer).from_config(layer.get_config()).output
-
-
-__all__ = ["Emitter", "QuantizedLayer"]

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfcompress.conversion.rewriting import BOUNDARY, REQUANTIZE
 from tfcompress.quantization import exact, modes
 from tfcompress.quantization.grids import Grid, choose_grid, fake_quant_range
-from tfcompress.quantization.primitives import PRIMITIVES, Primitive, activate
+from tfcompress.quantization.primitives import PRIMITIVES, Primitive
 from tfcompress.quantization.ranges import RANGES, GridSource
 from tfcompress.quantization.rounding import on_grid
 
@@ -242,6 +242,3 @@ def constant_grid(value: Any) -> Grid:
     with tf.init_scope():
         array = np.asarray(value, np.float32)
         return choose_grid(array.min(), array.max())
-
-
-__all__ = ["QuantizedLayer", "QuantizedOperation", "activate", "fake_quant", "known", "steps"]

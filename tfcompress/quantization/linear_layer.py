@@ -14,7 +14,8 @@ from tfcompress.quantization.arithmetic import linear
 from tfcompress.quantization.arithmetic.output import Activation
 from tfcompress.quantization.batchnorm import FoldedBatchNorm
 from tfcompress.quantization.grids import Grid
-from tfcompress.quantization.layers import QuantizedLayer, activate, fake_quant, known, steps
+from tfcompress.quantization.layers import QuantizedLayer, fake_quant, known, steps
+from tfcompress.quantization.primitives import activate
 from tfcompress.quantization.rounding import on_grid, requantized
 from tfcompress.transforms.mask import Mask
 

@@ -91,7 +91,6 @@ class Operator(Node):
         kind: a row of `PRIMITIVES`.
         arguments: its options.
         constants: position -> constant operand.
-        target: for "requantize", the node whose grid the output is to have.
     """
 
     kind: str = ""
