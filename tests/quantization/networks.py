@@ -135,6 +135,55 @@ def wide() -> keras.Model:
     return chain((4, 4, 300), layers.Conv2D(5, 3), layers.Flatten(), layers.Dense(3))
 
 
+def two_readers() -> keras.Model:
+    """One tensor read by two equal activations, which the converter makes one of, and by a pool."""
+    inputs = keras.Input((12, 12, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(8, 3)(inputs))
+    y = layers.Add()([layers.Conv2D(4, 1)(layers.ReLU()(x)) for _ in range(2)])
+    return keras.Model(inputs, [y, layers.Activation("relu")(x)])
+
+
+def activations_behind_pools() -> keras.Model:
+    """The converter fuses these into the pools, whose outputs have their inputs' grids."""
+    inputs = keras.Input((12, 12, 3))
+    x = layers.Conv2D(8, 3)(inputs)
+    y = layers.ReLU()(layers.AveragePooling2D(3, 1, "same")(x))
+    z = layers.ReLU(6.0)(layers.MaxPooling2D(3, 1, "same")(x))
+    return keras.Model(inputs, [layers.Conv2D(4, 1)(y), layers.Conv2D(4, 1)(z)])
+
+
+def activation_behind_transposition() -> keras.Model:
+    """The converter moves the transposition behind the activation, and fuses that."""
+    return chain((12, 12, 3), layers.Conv2D(8, 3), layers.Permute((2, 1, 3)), layers.ReLU(),
+                 layers.Conv2D(4, 1))  # fmt: skip
+
+
+def repeated_operands() -> keras.Model:
+    inputs = keras.Input((8, 8, 4))
+    x = layers.Conv2D(4, 3, padding="same")(inputs)
+    y = layers.Conv2D(4, 1)(x)
+    return keras.Model(
+        inputs,
+        [
+            layers.Concatenate()([x, x, y]),
+            layers.Minimum()([x, y, x]),
+            layers.ReLU()(x),
+            layers.Activation("sigmoid")(y),
+        ],
+    )
+
+
+def causal() -> keras.Model:
+    """A temporal convolutional network."""
+    return chain((32, 4), layers.Conv1D(8, 3, padding="causal", activation="relu"),
+                 layers.Conv1D(8, 3, padding="causal", dilation_rate=2), layers.ReLU(),
+                 layers.GlobalAveragePooling1D(), layers.Dense(3))  # fmt: skip
+
+
+def transposed_without_bias() -> keras.Model:
+    return chain((8, 8, 4), layers.Conv2DTranspose(5, 3, strides=2, use_bias=False), layers.ReLU())
+
+
 def words() -> keras.Model:
     inputs = keras.Input((12,), dtype="int32")
     places = keras.ops.cumsum(keras.ops.ones_like(inputs), axis=1) - 1
@@ -191,6 +240,12 @@ INTEGER: dict[str, Build] = {
         operations,
         average_of_three,
         wide,
+        two_readers,
+        activations_behind_pools,
+        activation_behind_transposition,
+        repeated_operands,
+        causal,
+        transposed_without_bias,
         words,
     )
 }

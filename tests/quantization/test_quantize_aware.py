@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from networks import INTEGER, WITH_FLOAT, build, chain, flat
 from support import randomize
 
@@ -256,3 +257,30 @@ def test_activation_layers_of_users_are_float_and_exact_at_their_boundary():
     assert [e.kind for e in qmodel.compression_report.left] == ["Doubled"]
     tflite = tfc.convert(qmodel, "int8")
     np.testing.assert_array_equal(tflite.predict(x), qmodel.predict(x, verbose=0))
+
+
+def test_nan_gives_what_it_gives_in_the_file():
+    x = np.random.default_rng(0).random((50, 4), "float32")
+    model = chain((4,), layers.Dense(3, activation="softmax"))
+    qmodel = tfc.quantize_aware(model, calibration_data=x)
+    x[0, 0], x[1, 2], x[2, 1] = np.nan, np.inf, -np.inf
+    np.testing.assert_array_equal(
+        tfc.convert(qmodel, "int8").predict(x), qmodel.predict(x, verbose=0)
+    )
+
+
+def test_conversion_says_that_no_layer_is_int8():
+    model = chain((6, 4), layers.LSTM(3))
+    x = np.zeros((8, 6, 4), "float32")
+    qmodel = tfc.quantize_aware(model, calibration_data=x)
+    with pytest.raises(tfc.ModelTypeError, match="no int8 form of LSTM"):
+        tfc.convert(qmodel, "int8")
+
+
+def test_graphs_hold_each_grid_once():
+    """Tracing takes about a millisecond for each operator: a deep network's would take minutes."""
+    model, x = build("residual")
+    qmodel = tfc.quantize_aware(model, calibration_data=x)
+    graph = tf.function(lambda a: qmodel(a, training=False)).get_concrete_function(x).graph
+    per_layer = len(graph.get_operations()) / len(quantized_layers(qmodel))
+    assert per_layer < 130

@@ -182,7 +182,8 @@ def test_learned_step_size_gets_the_gradient_of_its_paper():
     given = part(x)
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(layer(given))
-    found = tape.gradient(loss, layer.ranges.scale.value).numpy()
+    # Of the root r of what multiplies the scale: d(s r^2)/dr = 2 s at r = 1.
+    found = tape.gradient(loss, layer.ranges.root.value).numpy() / (2 * layer.ranges.scale.numpy())
     inputs = layer.input_sources[0].grid()
     kernel, bias, weights = layer.integers(inputs)
     out = layer.output_source.grid()
@@ -268,3 +269,50 @@ def test_callback_errors(residual):
     plain.compile("sgd", "mse")
     with pytest.raises(tfc.ModelTypeError, match="quantize_aware"):
         plain.fit(x, np.zeros((120, 5)), verbose=0, callbacks=[tfc.QuantizationCallback()])
+
+
+def test_dilated_convolutions_train():
+    model = chain((8, 8, 4), layers.Conv2D(6, 3, dilation_rate=2))
+    x = np.random.default_rng(0).normal(0, 1, (16, 8, 8, 4)).astype("float32")
+    qmodel = tfc.quantize_aware(model, calibration_data=x)
+    qmodel.compile("sgd", "mse")
+    qmodel.fit(x, np.zeros((16, 4, 4, 6)), verbose=0)
+    np.testing.assert_array_equal(
+        qmodel.predict(x, verbose=0), tfc.convert(qmodel, "int8").predict(x)
+    )
+
+
+def test_learned_scales_survive_a_large_learning_rate():
+    x = np.random.default_rng(0).normal(0, 1, (96, 8, 8, 3)).astype("float32")
+    keras.utils.set_random_seed(3)
+    model = chain(
+        (8, 8, 3),
+        layers.Conv2D(8, 3, activation="relu6"),
+        layers.DepthwiseConv2D(3),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(4, activation="softmax"),
+    )
+    scheme = tfc.QuantizationScheme(range_method="lsq")
+    qmodel = tfc.quantize_aware(model, scheme, calibration_data=x)
+    qmodel.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+    freeze = tfc.QuantizationCallback(freeze_ranges=3)
+    qmodel.fit(x, np.arange(96) % 4, epochs=3, callbacks=[freeze], verbose=0)
+    ranges = [own.ranges for own in quantized_layers(qmodel) if own.ranges is not None]
+    moved = [float(r.root.numpy()) for r in ranges]
+    assert all(root > 0 for root in moved) and any(abs(root - 1) > 0.01 for root in moved)
+    before = [float(r.grid(False).scale.numpy()) for r in ranges]
+    qmodel.fit(x, np.arange(96) % 4, epochs=4, initial_epoch=3, callbacks=[freeze], verbose=0)
+    assert before == [float(r.grid(False).scale.numpy()) for r in ranges]  # momentum or not
+    np.testing.assert_array_equal(
+        qmodel.predict(x, verbose=0), tfc.convert(qmodel, "int8").predict(x)
+    )
+
+
+def test_callback_says_that_a_training_breaks_the_model():
+    x = np.random.default_rng(0).normal(0, 1, (64, 8)).astype("float32")
+    model = chain((8,), layers.Dense(16, activation="relu"), layers.Dense(1))
+    y = model.predict(x, verbose=0)
+    qmodel = tfc.quantize_aware(model, calibration_data=x)
+    qmodel.compile(keras.optimizers.Adam(1.0), "mse")
+    with pytest.warns(UserWarning, match="a tenth of the learning rate"):
+        qmodel.fit(x, y, epochs=1, batch_size=8, callbacks=[tfc.QuantizationCallback()], verbose=0)

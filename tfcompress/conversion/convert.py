@@ -11,7 +11,7 @@ import numpy as np
 
 from tfcompress.conversion.calibration import gather
 from tfcompress.conversion.precisions import TRAINED, get_precision
-from tfcompress.errors import ConfigError, DataError
+from tfcompress.errors import ConfigError, DataError, ModelTypeError
 from tfcompress.files import check_writable
 from tfcompress.report import CompressionReport
 from tfcompress.runtime.model import TFLiteModel
@@ -178,6 +178,14 @@ def _trained_ranges(model: Any, precision: Any) -> bool:
         ConfigError: it does, and cannot have that precision.
     """
     if not is_quantize_aware(model):
+        report = getattr(model, "compression_report", None)
+        if report is not None and report.verb == "quantize_aware" and precision in TRAINED:
+            reasons = sorted({entry.reason for entry in report.left if entry.reason})
+            raise ModelTypeError(
+                f"No layer of the quantize-aware model {model.name!r} is int8, so there are no "
+                f"trained ranges for precision {precision!r}: {'; '.join(reasons)}. Convert the "
+                "model it was made of, with representative_data."
+            )
         return False
     if precision not in TRAINED:
         raise ConfigError(

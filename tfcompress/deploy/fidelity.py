@@ -58,6 +58,7 @@ class FidelityReport:
         histogram: difference in steps -> number of values.
         layers: each quantized layer on the same inputs, in order; [] where the model is not a
             quantize-aware one.
+        layer_examples: on how many of the examples the layers were compared.
         first_divergence: the first layer that differs from the file, or None.
         notes: sentences on what could not be compared.
     """
@@ -70,6 +71,7 @@ class FidelityReport:
     mean_error: float
     histogram: dict[int, int] = field(default_factory=dict)
     layers: list[LayerFidelity] = field(default_factory=list)
+    layer_examples: int = 0
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -89,19 +91,23 @@ class FidelityReport:
     def summary(self) -> list[str]:
         """Sentences for people."""
         lines = [
-            f"{self.examples} examples: {self.agreement:.3%} same answer, {self.identical:.3%} of "
-            f"the values identical, {self.within_one_lsb:.3%} within one step, the largest "
+            f"{self.examples} examples: {share(self.agreement)} same answer, "
+            f"{share(self.identical)} of the values identical, "
+            f"{share(self.within_one_lsb)} within one step, the largest "
             f"difference {self.max_lsb} steps, mean error {self.mean_error:.3g}"
         ]
         first = self.first_divergence
         if first is not None:
             lines.append(
                 f"The first layer that is off: {first.name!r} ({first.operator}), "
-                f"{first.identical:.3%} identical on the same inputs, by up to {first.max_lsb} "
+                f"{share(first.identical)} identical on the same inputs, by up to {first.max_lsb} "
                 f"steps. {first.cause}".rstrip()
             )
         elif self.layers:
-            lines.append(f"All {len(self.layers)} quantized layers compute the same integers.")
+            lines.append(
+                f"All {len(self.layers)} quantized layers compute the same integers on the first "
+                f"{self.layer_examples} examples."
+            )
         return lines + self.notes
 
     def histogram_table(self) -> tuple[list[str], list[list[str]]]:
@@ -118,10 +124,10 @@ class FidelityReport:
             [
                 layer.name,
                 layer.operator,
-                f"{layer.identical:.3%}",
+                share(layer.identical),
                 str(layer.max_lsb),
                 f"{layer.mean_lsb:.3g}",
-                f"{layer.identical_so_far:.3%}",
+                share(layer.identical_so_far),
                 layer.cause,
             ]
             for layer in self.layers
@@ -132,6 +138,15 @@ class FidelityReport:
         heads, rows = self.table()
         off = [row for row in rows if row[2] != "100.000%"]
         return "\n".join([*self.summary(), *(aligned([heads, *off], "  ") if off else [])])
+
+
+def share(part: float) -> str:
+    """A percentage that is 100 only where nothing is missing, and 0 only where nothing is there."""
+    if part < 1:
+        part = min(part, 1 - 1e-5)
+    if part > 0:
+        part = max(part, 1e-5)
+    return f"{part:.3%}"
 
 
 def compare_outputs(

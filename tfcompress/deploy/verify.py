@@ -134,6 +134,7 @@ def _add_layers(
     from tfcompress.quantization.layerwise import compare_layers
 
     few = {name: examples[name][:LAYER_EXAMPLES] for name in names}
+    report.layer_examples = len(few[names[0]])
     nest = keras.tree.map_structure(lambda index: few[names[index]], interface.structure)
     try:
         report.layers, notes = compare_layers(model, tflite, few, nest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import keras
@@ -23,6 +24,9 @@ class QuantizationCallback(keras.callbacks.Callback):
             It matters with `QuantizationScheme(batchnorm="live")` only.
         freeze_ranges: when ranges and learned scales stay as they are; likewise.
 
+    Warns where training makes the loss worse by far: frozen BatchNorm statistics bear a smaller
+    learning rate than live ones.
+
     Raises:
         ConfigError: a share outside 0..1, or an epoch below 0.
         ModelTypeError: at the start of training, if nothing in the model is quantized.
@@ -37,10 +41,12 @@ class QuantizationCallback(keras.callbacks.Callback):
         self.freeze_ranges = _checked("freeze_ranges", freeze_ranges)
         self._epoch = 0
         self._done: set[str] = set()
+        self._first_loss: float | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks that there is something to do."""
         self._done = set()
+        self._first_loss = None
         if not quantized_layers(self.model):
             raise ModelTypeError(
                 "QuantizationCallback needs a quantize-aware model, and nothing in this one is "
@@ -55,11 +61,7 @@ class QuantizationCallback(keras.callbacks.Callback):
         """Freezes what is due before this batch."""
         if self._due(self.freeze_batchnorm, batch) and "batchnorm" not in self._done:
             self._done.add("batchnorm")
-            norms = [
-                layer.norm
-                for layer in quantized_layers(self.model)
-                if isinstance(layer, QuantizedLinear) and layer.norm is not None
-            ]
+            norms = self._norms()
             for norm in norms:
                 norm.freeze()
             if norms:
@@ -69,6 +71,36 @@ class QuantizationCallback(keras.callbacks.Callback):
             for layer in quantized_layers(self.model):
                 if layer.ranges is not None:
                     layer.ranges.freeze()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Notes the loss that the training begins from."""
+        if self._first_loss is None:
+            self._first_loss = float((logs or {}).get("loss", math.nan))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Says once if the training breaks the model."""
+        loss = float((logs or {}).get("loss", math.nan))
+        if self._first_loss is None or not loss > 2 * max(self._first_loss, 0.1):
+            return
+        begun, self._first_loss = self._first_loss, math.inf
+        frozen = any(norm.frozen for norm in self._norms())
+        more = (
+            ", or QuantizationScheme(batchnorm='live'): with BatchNorm's statistics frozen, "
+            "channels of a small variance take large steps"
+        )
+        warnings.warn(
+            f"The loss was {begun:.3g} at the first step and is {loss:.3g} over epoch "
+            f"{epoch + 1}: this training undoes what the model had learned. Try a tenth of the "
+            f"learning rate{more if frozen else ''}.",
+            stacklevel=2,
+        )
+
+    def _norms(self) -> list[Any]:
+        return [
+            layer.norm
+            for layer in quantized_layers(self.model)
+            if isinstance(layer, QuantizedLinear) and layer.norm is not None
+        ]
 
     def _due(self, when: When, batch: int) -> bool:
         if when is None:

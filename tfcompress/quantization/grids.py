@@ -12,6 +12,7 @@ Everything works on tensors, in graphs too: a scale is a variable while a model 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,17 +112,27 @@ def choose_grid(minimum: Any, maximum: Any, *, bits: int = 8, symmetric: bool = 
     Returns:
         The grid. A range that is empty or smaller than floats can tell gets the smallest scale.
     """
+    return Grid(*_chooser(bits, symmetric)(minimum, maximum))
+
+
+@functools.cache
+def _chooser(bits: int, symmetric: bool) -> Any:
     low, high = limits(bits)
-    lowest = tf.minimum(tf.convert_to_tensor(minimum, tf.float32), 0.0)
-    highest = tf.maximum(tf.convert_to_tensor(maximum, tf.float32), 0.0)
-    if symmetric:
-        # -2^(n-1) is left unused by neither side of a symmetric range: high steps for the larger.
-        scale = exact.quotient(tf.maximum(-lowest, highest), float(high))
-        return Grid(short_scale(tf.maximum(scale, SMALLEST), bits=bits), tf.zeros_like(scale))
-    scale = tf.maximum(exact.quotient(highest - lowest, float(high - low)), SMALLEST)
-    zero_point = low - tf.round(exact.quotient(lowest, scale))
-    # A negative zero of the subtraction would show up as such in files and reports.
-    return Grid(short_scale(scale, bits=bits), tf.clip_by_value(zero_point, low, high) + 0.0)
+
+    @exact.once((), ())
+    def choose(minimum: tf.Tensor, maximum: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        lowest, highest = tf.minimum(minimum, 0.0), tf.maximum(maximum, 0.0)
+        if symmetric:
+            # -2^(n-1) is left unused by neither side of a symmetric range: high steps for the
+            # larger.
+            scale = exact.quotient(tf.maximum(-lowest, highest), float(high))
+            return short_scale(tf.maximum(scale, SMALLEST), bits=bits), tf.zeros_like(scale)
+        scale = tf.maximum(exact.quotient(highest - lowest, float(high - low)), SMALLEST)
+        zero_point = low - tf.round(exact.quotient(lowest, scale))
+        # A negative zero of the subtraction would show up as such in files and reports.
+        return short_scale(scale, bits=bits), tf.clip_by_value(zero_point, low, high) + 0.0
+
+    return choose
 
 
 def weight_grid(kernel: Any, *, bits: int = 8, least: Any = 0.0) -> Grid:
@@ -177,6 +188,43 @@ def quantize_weights(kernel: Any, grid: Grid, *, bits: int = 8) -> tf.Tensor:
     """
     low, high = limits(bits, narrow=True)
     return tf.clip_by_value(tf.round(exact.quotient(kernel, grid.scale)), low, high)
+
+
+def layer_integers(
+    kernel: tf.Tensor, bias: tf.Tensor | None, inputs: Grid, *, bits: int
+) -> tuple[tf.Tensor, tf.Tensor | None, Grid]:
+    """What the file stores of a layer.
+
+    Args:
+        kernel: float32 tensor (..., channels).
+        bias: float32 tensor (channels,), or None.
+        inputs: grid of the layer's input.
+        bits: of the kernel, 2 to 8.
+
+    Returns:
+        Integers of the kernel and of the bias, as float32 of their shapes, and the kernel's grid,
+        with scale (channels,). No gradient passes.
+    """
+    shape = kernel.shape
+    given = [tf.reshape(kernel, (-1, shape[-1])), inputs.scale, *([] if bias is None else [bias])]
+    whole, scale, *of_bias = _quantizer(bits, bias is not None)(*given)
+    scale.set_shape(shape[-1:])
+    for tensor in of_bias:
+        tensor.set_shape(shape[-1:])
+    return tf.reshape(whole, shape), of_bias[0] if of_bias else None, Grid(scale)
+
+
+@functools.cache
+def _quantizer(bits: int, has_bias: bool) -> Any:
+    @exact.once((None, None), (), *([(None,)] if has_bias else []))
+    def quantize(kernel: tf.Tensor, scale: tf.Tensor, *bias: tf.Tensor) -> list[tf.Tensor]:
+        inputs = Grid(scale)
+        least = least_weight_scale(bias[0], inputs) if bias else 0.0
+        grid = weight_grid(kernel, bits=bits, least=least)
+        of_bias = [quantize_bias(b, inputs, grid) for b in bias]
+        return [quantize_weights(kernel, grid, bits=bits), grid.scale, *of_bias]
+
+    return quantize
 
 
 def bias_grid(inputs: Grid, weights: Grid) -> tf.Tensor:

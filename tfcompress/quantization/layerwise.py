@@ -165,9 +165,23 @@ def _cause(match: _Match, tflite: TFLiteModel) -> str:
         )
     if match.operator == "QUANTIZE" and layer.kind == "quantize":
         return "Its input is float: a last bit of it decides where it is close to a tie."
+    if _float_operator(match, tflite):
+        return "The converter left this layer in float: it found no integer form of it."
     if match.operator in ("MUL", "MEAN", "SUM", "SOFTMAX"):
         return "Its kernel rounds in another way on this processor (see README, Limits)."
     return "This runtime rounds in another way than the one that the model follows."
+
+
+def _float_operator(match: _Match, tflite: TFLiteModel) -> bool:
+    """Whether the layer's result was float before it was rounded."""
+    graph = tflite.parsed.subgraphs[0]
+    made = [op for op in graph.operators if match.tensor in op.outputs]
+    return any(
+        graph.tensors[index].dtype == "float32"
+        for op in made
+        if op.name == "QUANTIZE"
+        for index in op.inputs
+    )
 
 
 def _same_weights(layer: QuantizedLinear, tflite: TFLiteModel) -> bool:

@@ -189,11 +189,6 @@ class QuantizedLinear(QuantizedLayer):
             bias = shift if bias is None else bias * factor + shift
         return bias
 
-    def weight_grid(self, kernel: tf.Tensor, bias: tf.Tensor | None, inputs: Grid) -> Grid:
-        """The grid of the kernel: a scale for each output channel."""
-        least = 0.0 if bias is None else grids.least_weight_scale(bias, inputs)
-        return grids.weight_grid(self._by_channel(kernel), bits=self.weight_bits, least=least)
-
     def integers(self, inputs: Grid) -> tuple[tf.Tensor, tf.Tensor | None, Grid]:
         """Stored kernel and bias, and the kernel's grid.
 
@@ -205,15 +200,16 @@ class QuantizedLinear(QuantizedLayer):
             the grid, (channels,). Gradients pass straight through.
         """
         kernel, bias = self.effective_kernel(), self.effective_bias()
-        grid = self.weight_grid(tf.stop_gradient(kernel), _stopped(bias), inputs)
+        return self._integers(kernel, bias, inputs)
+
+    def _integers(self, kernel: tf.Tensor, bias: tf.Tensor | None, inputs: Grid) -> Any:
         by_channel = self._by_channel(kernel)
-        whole = grids.quantize_weights(tf.stop_gradient(by_channel), grid, bits=self.weight_bits)
+        whole, of_bias, grid = grids.layer_integers(by_channel, bias, inputs, bits=self.weight_bits)
         stored = self._own_shape(modes.through(whole, by_channel / grid.scale))
         if bias is None:
             return stored, None, grid
-        whole = grids.quantize_bias(tf.stop_gradient(bias), inputs, grid)
         step = tf.cast(grids.bias_grid(inputs, grid), tf.float32)
-        return stored, modes.through(whole, bias / step), grid
+        return stored, modes.through(of_bias, bias / step), grid
 
     def _compute(self, image: tf.Tensor, training: Any) -> tf.Tensor:
         norm = self._source().norm
@@ -240,10 +236,7 @@ class QuantizedLinear(QuantizedLayer):
         """
         inputs = self.input_sources[0].grid()
         kernel = self.effective_kernel(folded=False)
-        grid = self.weight_grid(tf.stop_gradient(kernel), None, inputs)
-        by_channel = self._by_channel(kernel)
-        whole = grids.quantize_weights(tf.stop_gradient(by_channel), grid, bits=self.weight_bits)
-        stored = self._own_shape(modes.through(whole, by_channel / grid.scale))
+        stored, _, grid = self._integers(kernel, None, inputs)
         z = self._sum(steps(image, inputs), stored, 1) * exact.product(inputs.scale, grid.scale)
         if self._source().bias is not None:
             z += tf.convert_to_tensor(self._source().bias.value)
@@ -291,6 +284,10 @@ class QuantizedLinear(QuantizedLayer):
         if self.kind == "depthwise":
             quantized = tf.reshape(quantized, shape)
         y = self._sum(image, self._own_shape(quantized), 1)
+        if self.kind == "transpose" and self.activation and (added is None or not added.any()):
+            # The converter fuses an activation into TRANSPOSE_CONV with its bias only, and drops a
+            # bias of zeros. This one becomes the integer 0.
+            added = np.full(self.channels, np.finfo(np.float32).tiny)
         y = y if added is None else y + added
         return fake_quant(activate(y, self.activation), known(self.output_source))
 
@@ -345,7 +342,3 @@ class QuantizedLinear(QuantizedLayer):
             return tf.reshape(y, [-1 if size is None else size for size in shape])
         dynamic = tf.shape(x)
         return tf.reshape(y, [dynamic[i] if s is None else s for i, s in enumerate(shape)])
-
-
-def _stopped(x: tf.Tensor | None) -> tf.Tensor | None:
-    return None if x is None else tf.stop_gradient(x)

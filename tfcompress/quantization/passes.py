@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.graph.flow import Value
-from tfcompress.quantization.nodes import Linear, Node, Operator
+from tfcompress.quantization.nodes import Kept, Linear, Node, Operator
 from tfcompress.quantization.primitives import PRIMITIVES
 
 
@@ -22,6 +22,7 @@ class Graph:
     def __init__(self, nodes: list[Node], outputs: list[Value]) -> None:
         self.nodes = nodes
         self.outputs = outputs
+        self._same: dict[int, Value] = {}
 
     def makers(self) -> dict[int, Node]:
         """`id` of each tensor to the node that makes it."""
@@ -41,6 +42,20 @@ class Graph:
         """The first node does the second's work too, and makes its output."""
         first.outputs = second.outputs
         first.call = second.call
+        first.paths += [path for path in second.paths if path not in first.paths]
+        self.nodes.remove(second)
+
+    def standing_for(self, value: Value) -> Value:
+        """The tensor that holds this one's values now."""
+        return self._same.get(id(value), value)
+
+    def same(self, first: Operator, second: Operator) -> None:
+        """The first node's output takes the place of the second's, which computes the same."""
+        old, new = second.output, first.output
+        self._same[id(old)] = new
+        for node in self.nodes:
+            node.inputs = [new if value is old else value for value in node.inputs]
+        self.outputs[:] = [new if value is old else value for value in self.outputs]
         first.paths += [path for path in second.paths if path not in first.paths]
         self.nodes.remove(second)
 
@@ -119,14 +134,35 @@ def _only_reader(graph: Graph, node: Node) -> Node | None:
     return readers[0] if len(readers) == 1 else None
 
 
+def share_work(graph: Graph) -> None:
+    """One node for operators that compute the same of the same, as the converter makes one."""
+    seen: dict[Any, Operator] = {}
+    for node in list(graph.nodes):
+        if isinstance(node, Operator):
+            constants = [(i, np.asarray(c).tobytes()) for i, c in sorted(node.constants.items())]
+            options = (repr(sorted(node.arguments.items())), repr(constants))
+            first = seen.setdefault((node.kind, *options, *map(id, node.inputs)), node)
+            if first is not node:
+                graph.same(first, node)
+
+
 def fuse_activations(graph: Graph) -> None:
-    """Takes ReLU and ReLU6 into the operator before them, where nothing else reads that."""
+    """Takes ReLU and ReLU6 into the operator before them, where nothing else reads that.
+
+    As the converter does: it looks through transpositions, and it gives a pool, whose output has
+    its input's grid, the activation as a clip on that grid.
+    """
     makers, readers = graph.makers(), graph.readers()
     for node in list(graph.nodes):
         if not isinstance(node, Operator) or node.kind not in ("relu", "relu6"):
             continue
-        before = makers.get(id(node.inputs[0]))
-        if before is None or len(readers[id(node.inputs[0])]) != 1:
+        last = before = makers.get(id(node.inputs[0]))
+        alone = len(readers[id(node.inputs[0])]) == 1
+        while alone and _transposes(before):
+            assert before is not None
+            alone = len(readers[id(before.inputs[0])]) == 1
+            before = makers.get(id(before.inputs[0]))
+        if before is None or last is None or not alone:
             continue
         if isinstance(before, Linear) and before.activation is None:
             before.activation = node.kind
@@ -134,7 +170,27 @@ def fuse_activations(graph: Graph) -> None:
             if before.arguments.get("activation"):
                 continue
             before.arguments["activation"] = node.kind
+        elif before is last and _pools(before):
+            node.kind, node.arguments = "pool_activation", {"activation": node.kind}
+            continue
         else:
             continue
-        graph.merge(before, node)
-        makers[id(before.output)] = before
+        if before is last:
+            graph.merge(last, node)
+        else:
+            before.paths += [path for path in node.paths if path not in before.paths]
+            last.outputs = node.outputs
+            graph.nodes.remove(node)
+        makers[id(last.output)] = last
+
+
+def _transposes(node: Node | None) -> bool:
+    if not isinstance(node, Kept):
+        return False
+    return type(node.operation).__name__ in ("Permute", "Transpose", "Swapaxes", "Moveaxis")
+
+
+def _pools(node: Node) -> bool:
+    if isinstance(node, Operator):
+        return node.kind == "average_pool"
+    return isinstance(node, Kept) and type(node.operation).__name__ in ("MaxPooling2D", "MaxPool")

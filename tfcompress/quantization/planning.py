@@ -148,7 +148,7 @@ class Plan:
         for value in node.inputs:
             plan = self.grid(value)
             assert plan is not None
-            if plan is shared.find():
+            if plan is shared.find() or id(value) in moved:
                 continue
             if self._can_share(value, readers):
                 _merge(shared.find(), plan)

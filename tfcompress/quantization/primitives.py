@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfcompress.quantization import grids
 from tfcompress.quantization.arithmetic import elementwise, linear, reductions, resize, tables
-from tfcompress.quantization.arithmetic.output import Activation
+from tfcompress.quantization.arithmetic.output import Activation, bounds
 from tfcompress.quantization.grids import Grid
 
 Tensors = Sequence[tf.Tensor]
@@ -116,6 +116,11 @@ def _matmul(xs: Tensors, adjoint_b: bool) -> tf.Tensor:
     return tf.matmul(xs[0], xs[1], transpose_b=adjoint_b)
 
 
+def _clip(q: tf.Tensor, grid: Grid, activation: Activation) -> tf.Tensor:
+    lowest, highest = bounds(grid, activation)
+    return tf.clip_by_value(q, lowest, highest)
+
+
 def _no_integers(*args: Any, **options: Any) -> tf.Tensor:
     raise AssertionError("an operator that is computed in float only")
 
@@ -139,6 +144,11 @@ PRIMITIVES: dict[str, Primitive] = {
     "tanh": _unary(tf.tanh, tables.tanh, grids.tanh_grid),
     "relu": _unary(tf.nn.relu, tables.relu),
     "relu6": _unary(tf.nn.relu6, lambda q, x, out: tables.relu(q, x, out, "relu6")),
+    "pool_activation": Primitive(
+        lambda xs, activation: activate(xs[0], activation),
+        lambda qs, given, out, activation: _clip(qs[0], out, activation),
+        "same",
+    ),
     "leaky_relu": _unary(
         lambda x, alpha: tf.nn.leaky_relu(x, alpha),
         lambda q, x, out, alpha: tables.leaky_relu(q, alpha, x, out),

@@ -19,7 +19,7 @@ from tfcompress.quantization.emission import Emitter
 from tfcompress.quantization.lowering import Lowering
 from tfcompress.quantization.model import QuantizedModel
 from tfcompress.quantization.nodes import Kept, Linear, Operator, Table
-from tfcompress.quantization.passes import Graph, fold, fuse_activations
+from tfcompress.quantization.passes import Graph, fold, fuse_activations, share_work
 from tfcompress.quantization.planning import Plan
 from tfcompress.quantization.scheme import QuantizationScheme, get_scheme
 from tfcompress.quantization.subclassed import quantize_layers
@@ -136,11 +136,14 @@ def _quantize_graph(
     lowered = Lowering(flow, choice.excluded)
     graph = Graph(lowered.nodes, keras.tree.flatten(lowered.outputs))
     fold(graph)
+    share_work(graph)
     fuse_activations(graph)
     graph.remove_dead()
     plan = Plan(graph, flow.input_values, real_outputs=real_outputs)
     emitter = Emitter(plan, choice.scheme, choice.schemes, choice.masked)
-    outputs = keras.tree.map_structure(lambda value: plan.outputs[id(value)], lowered.outputs)
+    outputs = keras.tree.map_structure(
+        lambda value: plan.outputs[id(graph.standing_for(value))], lowered.outputs
+    )
     result = emitter.build(flow, outputs, name)
     _describe(report, flow, plan, emitter)
     return result

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfcompress.errors import ConfigError
+from tfcompress.quantization import exact
 from tfcompress.quantization.grids import SMALLEST, Grid, choose_grid, short_scale, weight_grid
 
 MOMENTUM = 0.99
+ROOTS = (0.25, 4.0)
+"""A learned scale moves by at most 16 either way: beyond, the runtime's kernels end."""
 GUESSED, FOLLOWING, FROZEN = 0.0, 1.0, 2.0
 
 
@@ -27,7 +32,11 @@ class Ranges:
         minimum: float32 variable, scalar, at most 0.
         maximum: float32 variable, scalar, at least 0.
         state: float32 variable: GUESSED, FOLLOWING or FROZEN.
+        updates: how often `update` was called: in one graph, what was read before the last call
+            is no longer the range. None where other things than `update` change it.
     """
+
+    updates: int | None = 0
 
     def __init__(self, layer: keras.Layer) -> None:
         self.minimum = _scalar(layer, "minimum", -1.0)
@@ -51,18 +60,12 @@ class Ranges:
             low: float32 scalar, the smallest value of this batch.
             high: float32 scalar, the largest.
         """
-        state = _value(self.state)
-        keep = tf.where(state < FOLLOWING, 0.0, tf.where(state < FROZEN, MOMENTUM, 1.0))
-        for variable, bound, found in (
-            (self.minimum, tf.minimum, low),
-            (self.maximum, tf.maximum, high),
-        ):
-            old = _value(variable)
-            found = tf.where(tf.math.is_finite(found), tf.stop_gradient(found), old)
-            # Frozen values must not change at all, which a sum of two products does not promise.
-            moved = tf.where(keep >= 1, old, keep * old + (1 - keep) * bound(found, 0.0))
-            variable.assign(moved)
-        self.state.assign(tf.maximum(state, FOLLOWING))
+        variables = (self.minimum, self.maximum, self.state)
+        moved = _moved(*map(_value, variables), low, high)
+        for variable, value in zip(variables, moved, strict=True):
+            variable.assign(value)
+        assert self.updates is not None
+        self.updates += 1
 
     def ends(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Smallest and largest value now."""
@@ -77,17 +80,38 @@ class Ranges:
         return None
 
 
+@exact.once((), (), (), (), ())
+def _moved(
+    minimum: tf.Tensor, maximum: tf.Tensor, state: tf.Tensor, low: tf.Tensor, high: tf.Tensor
+) -> tuple[tf.Tensor, ...]:
+    keep = tf.where(state < FOLLOWING, 0.0, tf.where(state < FROZEN, MOMENTUM, 1.0))
+    moved = []
+    for old, bound, found in ((minimum, tf.minimum, low), (maximum, tf.maximum, high)):
+        found = tf.where(tf.math.is_finite(found), found, old)
+        # Frozen values must not change at all, which a sum of two products does not promise.
+        moved.append(tf.where(keep >= 1, old, keep * old + (1 - keep) * bound(found, 0.0)))
+    return (*moved, tf.maximum(state, FOLLOWING))
+
+
 class LearnedRange(Ranges):
     """A scale that is trained by gradient, around a zero point that stays (LSQ, Esser 2020).
 
+    What is trained is the square root of what the first scale is multiplied by: a step of an
+    optimizer such as Adam, as large as its learning rate, is then a share of the scale, which
+    cannot become negative, whatever the size of the values.
+
     Attributes:
-        scale: float32 variable, scalar, trainable.
+        scale: float32 variable, scalar: where it began, or was frozen.
+        root: float32 variable, scalar, trainable.
         zero_point: float32 variable, scalar.
         state: as in `Ranges`.
     """
 
+    updates = None  # the optimizer moves it
+
     def __init__(self, layer: keras.Layer) -> None:
-        self.scale = _scalar(layer, "scale", 1 / 128, trainable=True)
+        self.scale = _scalar(layer, "scale", 1 / 128)
+        self.root = _scalar(layer, "scale_root", 1.0, trainable=True)
         self.zero_point = _scalar(layer, "zero_point", 0.0)
         self.state = _scalar(layer, "range_state", GUESSED)
 
@@ -95,6 +119,7 @@ class LearnedRange(Ranges):
         """Gives it the grid of values found in data, or of guessed ones."""
         grid = choose_grid(minimum, maximum)
         self.scale.assign(grid.scale)
+        self.root.assign(1.0)
         self.zero_point.assign(grid.zero_point)
         self.state.assign(GUESSED if guessed else FOLLOWING)
 
@@ -108,13 +133,23 @@ class LearnedRange(Ranges):
 
     def grid(self, symmetric: bool) -> Grid:
         """The grid; gradients do not pass, see `learned`."""
-        scale = tf.maximum(tf.stop_gradient(_value(self.scale)), SMALLEST)
+        scale = tf.maximum(tf.stop_gradient(self._now()), SMALLEST)
         return Grid(short_scale(scale), _value(self.zero_point))
+
+    def freeze(self) -> None:
+        """From now on the scale stays, also where an optimizer's momentum moves the variable."""
+        if float(self.state.numpy()) < FROZEN:
+            self.scale.assign(self._now())
+        super().freeze()
+
+    def _now(self) -> tf.Tensor:
+        root = tf.clip_by_value(_value(self.root), *ROOTS)
+        moved = exact.product(exact.product(_value(self.scale), root), root)
+        return tf.where(_value(self.state) < FROZEN, moved, _value(self.scale))
 
     def learned(self) -> tf.Tensor | None:
         """The scale, through which no gradient passes once it is frozen."""
-        scale = _value(self.scale)
-        return tf.where(_value(self.state) < FROZEN, scale, tf.stop_gradient(scale))
+        return self._now()
 
 
 class TableRange(Ranges):
@@ -123,6 +158,8 @@ class TableRange(Ranges):
     Args:
         layer: with `values()`, the table, and `weight_bits`.
     """
+
+    updates = None  # the optimizer moves the weights
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
@@ -225,6 +262,9 @@ class GridSource:
                 "A quantized layer was called outside the quantize-aware model that it belongs "
                 "to, so the scale of its input is not known."
             )
+        return _remembered(self._bound, self.symmetric, self._read)
+
+    def _read(self) -> Grid:
         if len(self._bound) == 1:
             return self._bound[0].grid(self.symmetric)
         lows, highs = zip(*(ranges.ends() for ranges in self._bound), strict=True)
@@ -234,3 +274,24 @@ class GridSource:
     def learned(self) -> tf.Tensor | None:
         """The scale that a gradient is to reach; None where there is no single one."""
         return self._bound[0].learned() if len(self._bound) == 1 else None
+
+
+# Graph -> (ranges, symmetric, thread) -> how often the ranges had been updated, and their grid.
+_GRIDS: weakref.WeakKeyDictionary[Any, dict[Any, tuple[Any, Grid]]] = weakref.WeakKeyDictionary()
+
+
+def _remembered(bound: tuple[Ranges, ...], symmetric: bool, read: Callable[[], Grid]) -> Grid:
+    """The grid of ranges, read once in a graph between two updates of them.
+
+    All readers of a tensor ask for its grid while a graph is traced: most of the graph would be
+    copies of the same few operators. Each replica of a distributed model has its own ranges, and
+    traces in its own thread.
+    """
+    updates = tuple(ranges.updates for ranges in bound)
+    if tf.executing_eagerly() or None in updates:
+        return read()
+    found = _GRIDS.setdefault(tf.compat.v1.get_default_graph(), {})
+    key = (*map(id, bound), symmetric, threading.get_ident())
+    if key not in found or found[key][0] != updates:
+        found[key] = (updates, read())
+    return found[key][1]

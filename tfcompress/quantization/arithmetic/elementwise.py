@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tfcompress.quantization import exact
@@ -158,7 +159,8 @@ def prelu(q: tf.Tensor, slopes: tf.Tensor, x: Grid, slope_grid: Grid, out: Grid)
 def quantize(x: tf.Tensor, out: Grid) -> tf.Tensor:
     """QUANTIZE from float: round_half_even(x * float32(1 / s)) + z.
 
-    Not x / s, and not fake-quant's rounding (ties up): both differ now and then.
+    Not x / s, and not fake-quant's rounding (ties up): both differ now and then. NaN becomes the
+    largest integer, as on x86-64.
 
     Args:
         x: float32 tensor.
@@ -167,6 +169,7 @@ def quantize(x: tf.Tensor, out: Grid) -> tf.Tensor:
     Returns:
         Integers, float32.
     """
+    x = tf.where(tf.math.is_nan(x), tf.constant(np.inf, tf.float32), x)
     return finish(tf.round(exact.pin(x) * _inverse(out)), out)
 
 

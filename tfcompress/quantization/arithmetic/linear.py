@@ -133,7 +133,10 @@ def conv2d_sum(
     """
 
     def convolve(values: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
-        return tf.nn.conv2d(values, part, strides, padding, dilations=dilations)
+        if np.max(dilations) > 1:  # tf.nn.conv2d has no gradient of these on CPUs.
+            both = [dilations] * 2 if isinstance(dilations, int) else list(dilations)
+            return tf.nn.convolution(values, part, strides, padding, dilations=both)
+        return tf.nn.conv2d(values, part, strides, padding)
 
     return _accumulate(convolve, d, kernel, 2, _count(kernel, 2, pieces))
 

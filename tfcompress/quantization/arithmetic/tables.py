@@ -26,7 +26,7 @@ def levels() -> tf.Tensor:
 
 
 def look_up(q: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
-    """table[q + 128].
+    """table[q + 128], and NaN of NaN.
 
     Args:
         q: integers, float32, any shape.
@@ -35,7 +35,9 @@ def look_up(q: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
     Returns:
         float32 tensor of q's shape.
     """
-    return tf.gather(table, tf.cast(q + 128, tf.int32))
+    unknown = tf.math.is_nan(q)
+    index = tf.cast(tf.where(unknown, 0.0, q + 128), tf.int32)
+    return tf.where(unknown, q, tf.gather(table, index))
 
 
 def requantize_grid(q: tf.Tensor, x: Grid, out: Grid) -> tf.Tensor:

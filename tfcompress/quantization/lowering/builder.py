@@ -111,9 +111,10 @@ class Lowering:
         self.nodes.append(node)
         return out
 
-    def kept(self, layer: Any, x: Value, reason: str = "") -> Value:
+    def kept(self, layer: Any, x: Value, reason: str = "", shape: Any = None) -> Value:
         """A layer within the one that is lowered, as it is: float, or (no reason) moving values."""
-        call = Call(layer, (x,), {}, Value(x.shape, x.dtype), f"{self._call.path}/{layer.name}")
+        shape = x.shape if shape is None else tuple(shape)
+        call = Call(layer, (x,), {}, Value(shape, x.dtype), f"{self._call.path}/{layer.name}")
         paths = [call.path] if reason else []
         node = Kept(call, [x], [call.outputs], paths, moves=not reason, reason=reason)
         self.nodes.append(node)

@@ -86,11 +86,17 @@ def _conv2d(b: Lowering, call: Call) -> Value:
 def _conv1d(b: Lowering, call: Call) -> Value:
     layer, x = call.operation, one_float(call)
     check_channels_last(layer)
-    if layer.groups != 1 or layer.padding == "causal":
-        raise Unsupported("grouped and causal convolutions of sequences are not known in int8")
+    if layer.groups != 1:
+        raise Unsupported("grouped convolutions have no gradient on TensorFlow's CPU")
+    padding = layer.padding.upper()
+    if padding == "CAUSAL":
+        before = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
+        pad = layers.ZeroPadding1D((before, 0), name=f"{layer.name}_pad")
+        length = x.shape[1] and x.shape[1] + before
+        x, padding = b.kept(pad, x, shape=(x.shape[0], length, x.shape[2])), "VALID"
     y = b.linear(
         x, "conv", array(layer.kernel)[None], array(layer.bias), call.outputs.shape,
-        strides=(1, *layer.strides), padding=layer.padding.upper(),
+        strides=(1, *layer.strides), padding=padding,
         dilations=(1, *layer.dilation_rate), lifted=True, owner=layer,
     )  # fmt: skip
     return b.activation(y, layer.activation)
