@@ -61,7 +61,8 @@ class Ranges:
             high: float32 scalar, the largest.
         """
         variables = (self.minimum, self.maximum, self.state)
-        moved = _moved(*map(_value, variables), low, high)
+        now = [_value(variable) for variable in variables]
+        moved = _moved(now[0], now[1], now[2], low, high)
         for variable, value in zip(variables, moved, strict=True):
             variable.assign(value)
         assert self.updates is not None
