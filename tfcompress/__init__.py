@@ -59,6 +59,8 @@ _HOMES = {
     "QuantizationScheme": "quantization.scheme",
     "quantize_aware": "quantization.quantize_aware",
     "sparse_friendly": "surgery.sparse_friendly",
+    "Complexity": "surgery.complexity",
+    "complexity": "surgery.complexity",
 }
 _PACKAGES = ("models",)
 
