@@ -61,6 +61,7 @@ _HOMES = {
     "sparse_friendly": "surgery.sparse_friendly",
     "Complexity": "surgery.complexity",
     "complexity": "surgery.complexity",
+    "fold_batchnorm": "surgery.folding",
 }
 _PACKAGES = ("models",)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from tfcompress.errors import CompressError, ModelTypeError
 from tfcompress.graph import attributes
+from tfcompress.graph.calls import functional
 from tfcompress.graph.state import align, copy_state
 
 # (layer of the original, its fresh copy) -> what stands in the copy's place in the new model.
@@ -27,7 +28,7 @@ class Replacement:
 
     Attributes:
         layers: new layers, called one after the other; none where the layer is dropped.
-        weights: values for the last of them.
+        weights: values for all that they hold, in order; none where they keep their own.
         why: what was done, for the report.
     """
 
@@ -35,16 +36,20 @@ class Replacement:
     weights: Sequence[np.ndarray] = ()
     why: str = ""
 
-    def __call__(self, x: Any) -> Any:
-        """Calls the layers."""
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the layers on the one input; other arguments were the old layer's."""
+        x = args[0] if args else next(iter(kwargs.values()))
         for layer in self.layers:
             x = layer(x)
         return x
 
     def set_weights(self) -> None:
-        """Gives the last layer, which is built by now, its weights."""
-        if self.weights:
-            self.layers[-1].set_weights(list(self.weights))
+        """Gives the layers, which are built by now, their weights."""
+        rest = list(self.weights)
+        for layer in self.layers if rest else ():
+            count = len(layer.weights)
+            layer.set_weights(rest[:count])
+            del rest[:count]
 
 
 @dataclass
@@ -70,6 +75,7 @@ def copy_model(
     wrap: Wrap | None = None,
     unwrap: Unwrap | None = None,
     replacements: Mapping[int, Replacement] | None = None,
+    rejoined: Mapping[int, Any] | None = None,
 ) -> Copy:
     """A copy of a model with weights of its own and the same values in them.
 
@@ -85,12 +91,16 @@ def copy_model(
         unwrap: chooses what is copied in place of a layer.
         replacements: by `id` of a layer in a Functional or Sequential model, what is called in
             its place.
+        rejoined: by `id` of a tensor in a Functional or Sequential model, the tensor of the same
+            model that is read in its place. What then feeds no output is not copied.
 
     Raises:
         ModelTypeError: a subclassed model that cannot be rebuilt from its config, or that is not
             the same model then.
     """
-    given: dict[str, Any] = {"wrap": wrap, "unwrap": unwrap, "replacements": replacements}
+    given: dict[str, Any] = {
+        "wrap": wrap, "unwrap": unwrap, "replacements": replacements, "rejoined": rejoined,
+    }  # fmt: skip
     copier = Copier(**{name: value for name, value in given.items() if value is not None})
     with own_classes(model):
         copier.result.model = copier.model(model)
@@ -116,6 +126,7 @@ class Copier:
         wrap: see `copy_model`.
         unwrap: likewise.
         replacements: likewise.
+        rejoined: likewise.
 
     Attributes:
         result: what was copied.
@@ -126,8 +137,10 @@ class Copier:
         wrap: Wrap = lambda layer, copy: copy,
         unwrap: Unwrap = lambda layer: layer,
         replacements: Mapping[int, Replacement] | None = None,
+        rejoined: Mapping[int, Any] | None = None,
     ) -> None:
         self._wrap, self._unwrap, self._replacements = wrap, unwrap, replacements or {}
+        self._rejoined = rejoined or {}
         self._made: dict[int, Any] = {}
         self.result = Copy()
 
@@ -141,7 +154,7 @@ class Copier:
 
     def _functional(self, model: Any) -> Any:
         inputs = keras.tree.map_structure(same_input, model.input)
-        outputs = model._run_through_graph(inputs, operation_fn=self.operation)
+        outputs, _ = self._run(model, inputs)
         cls = plain_class(model)
         options = {"name": model.name, "trainable": model.trainable}
         if _takes_graph(cls):
@@ -153,11 +166,11 @@ class Copier:
 
     def _sequential(self, model: Any) -> Any:
         first = same_input(model.inputs[0])
-        x = first
-        for layer in model.layers:
-            x = self.operation(layer)(x)
+        _, called = self._run(model, [first])
         copies: list[Any] = []
         for layer in model.layers:
+            if id(layer) not in called:
+                continue
             made = self._made[id(layer)]
             copies += made.layers if isinstance(made, Replacement) else [made]
         cls = plain_class(model)
@@ -168,6 +181,45 @@ class Copier:
         # Not through its setter, which would set every layer's.
         copy._trainable = model.trainable
         return copy
+
+    def _run(self, model: Any, inputs: Any) -> tuple[Any, set[int]]:
+        """Calls the copies of a model's layers; gives its outputs and the `id`s of what it called.
+
+        Nodes that feed no output are not run: their layers would be copied for nothing.
+        """
+        graph = functional(model)
+
+        def read(tensor: Any) -> Any:
+            while id(tensor) in self._rejoined:
+                tensor = self._rejoined[id(tensor)]
+            return tensor
+
+        nodes = [
+            node
+            for depth in sorted(graph._nodes_by_depth)
+            for node in reversed(graph._nodes_by_depth[depth])
+            if not node.is_input and node.operation is not None
+        ]
+        wanted = {id(read(tensor)) for tensor in graph.outputs}
+        needed = []
+        for node in nodes:  # from the outputs back
+            if wanted.intersection(id(tensor) for tensor in node.outputs):
+                wanted.update(id(read(tensor)) for tensor in node.input_tensors)
+                needed.append(node)
+        values = {
+            id(old): new for old, new in zip(graph.inputs, keras.tree.flatten(inputs), strict=True)
+        }
+
+        def value(item: Any) -> Any:
+            return values[id(read(item))] if isinstance(item, keras.KerasTensor) else item
+
+        for node in reversed(needed):
+            args, kwargs = node.arguments.convert(value)
+            outputs = self.operation(node.operation)(*args, **kwargs)
+            made = zip(node.outputs, keras.tree.flatten(outputs), strict=False)
+            values.update((id(old), new) for old, new in made)
+        called = {id(node.operation) for node in needed}
+        return keras.tree.map_structure(value, graph._outputs_struct), called
 
     def _note_class(self, model: Any, cls: type) -> None:
         self.result.notes.append(
@@ -184,7 +236,7 @@ class Copier:
             source = self._unwrap(operation)
             made: Any = self._replacements.get(id(source))
             if made is not None:
-                outputs = made(args[0])  # of one input; its arguments were the old layer's
+                outputs = made(*args, **kwargs)
                 made.set_weights()
             elif is_graph(source) or plain_class(source) is not type(source):
                 made = self.model(source)

@@ -1,0 +1,300 @@
+"""`tfc.fold_batchnorm`: the same outputs with fewer layers, and reasons where there are not."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from surgery_support import (
+    assert_same_outputs,
+    assert_trains_saves_converts,
+    chain,
+    classes,
+    entries,
+    scramble,
+)
+
+import tfcompress as tfc
+from tfcompress.errors import ModelTypeError
+
+layers = keras.layers
+bn = layers.BatchNormalization
+
+
+def fold(model, tolerance=3e-6):
+    scramble(model)
+    before = [np.array(v) for v in model.weights]
+    folded = tfc.fold_batchnorm(model)
+    for one, two in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert_same_outputs(model, folded, tolerance)
+    return folded
+
+
+LAYERS = {  # layer, shape of its input, axis of BatchNormalization behind it
+    "Conv1D": (lambda **o: layers.Conv1D(5, 3, padding="causal", **o), (9, 4), -1),
+    "Conv2D": (lambda **o: layers.Conv2D(6, 3, strides=2, padding="same", **o), (7, 8, 4), 3),
+    "Conv2D grouped": (lambda **o: layers.Conv2D(6, 3, groups=2, **o), (5, 5, 4), -1),
+    "Conv3D": (lambda **o: layers.Conv3D(3, 2, **o), (3, 4, 5, 2), -1),
+    "Conv1DTranspose": (lambda **o: layers.Conv1DTranspose(5, 3, strides=4, **o), (7, 4), -1),
+    "Conv2DTranspose": (
+        lambda **o: layers.Conv2DTranspose(5, 3, padding="same", **o),
+        (4, 4, 3),
+        -1,
+    ),
+    "Conv3DTranspose": (lambda **o: layers.Conv3DTranspose(3, 2, **o), (2, 3, 3, 2), -1),
+    "DepthwiseConv1D": (
+        lambda **o: layers.DepthwiseConv1D(3, depth_multiplier=2, **o),
+        (9, 4),
+        2,
+    ),
+    "DepthwiseConv2D": (
+        lambda **o: layers.DepthwiseConv2D(3, depth_multiplier=3, **o),
+        (6, 6, 4),
+        -1,
+    ),
+    "SeparableConv1D": (lambda **o: layers.SeparableConv1D(5, 3, padding="same", **o), (9, 4), -1),
+    "SeparableConv2D": (
+        lambda **o: layers.SeparableConv2D(5, 3, depth_multiplier=2, **o),
+        (6, 6, 4),
+        -1,
+    ),
+    "Dense": (lambda **o: layers.Dense(5, **o), (7, 3), -1),
+}
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_into_the_layer_before(name, use_bias):
+    build, shape, axis = LAYERS[name]
+    model = chain(shape, layers.ReLU(), build(use_bias=use_bias), bn(axis=axis), layers.ReLU())
+    folded = fold(model)
+    assert "BatchNormalization" not in classes(folded)
+    assert len(folded.layers) == len(model.layers) - 1
+    ((action, reason),) = entries(folded).values()
+    assert (action, reason) == ("folded", f"into '{model.layers[2].name}'")
+
+
+AFTER = {  # padding "valid", or none at stake
+    "Conv1D": (lambda: layers.Conv1D(5, 3, activation="relu"), (9, 4)),
+    "Conv2D": (lambda: layers.Conv2D(6, 3, strides=2, use_bias=False), (7, 8, 4)),
+    "Conv2D grouped": (lambda: layers.Conv2D(6, 3, groups=2), (5, 5, 4)),
+    "Conv2D 1x1 same": (lambda: layers.Conv2D(6, 1, strides=2, padding="same"), (5, 5, 4)),
+    "Conv3D": (lambda: layers.Conv3D(3, 2), (3, 4, 5, 2)),
+    "DepthwiseConv1D": (lambda: layers.DepthwiseConv1D(3, depth_multiplier=2), (9, 4)),
+    "DepthwiseConv2D": (lambda: layers.DepthwiseConv2D(3, depth_multiplier=3), (6, 6, 4)),
+    "SeparableConv2D": (lambda: layers.SeparableConv2D(5, 3, depth_multiplier=2), (6, 6, 4)),
+    "Dense": (lambda: layers.Dense(5, activation="tanh"), (7, 3)),
+    "EinsumDense": (lambda: layers.EinsumDense("abc,cde->abde", (7, 2, 3), bias_axes="e"), (7, 4)),
+    "EinsumDense, dots": (lambda: layers.EinsumDense("...x,xy->...y", 5), (2, 3, 4)),
+    "EinsumDense, each its own": (lambda: layers.EinsumDense("abc,bcd->abd", (3, 5)), (3, 4)),
+}
+
+
+@pytest.mark.parametrize("name", AFTER)
+def test_into_the_layer_after(name):
+    build, shape = AFTER[name]
+    folded = fold(chain(shape, layers.ReLU(), bn(), build()))
+    assert "BatchNormalization" not in classes(folded)
+
+
+EINSUMS = {  # equation, output shape, bias axes, shape of the input, axis
+    "last": ("abc,cd->abd", (None, 5), "d", (7, 4), -1),
+    "heads": ("abc,cde->abde", (7, 2, 3), "de", (7, 4), 2),
+    "no bias": ("abc,cde->abde", (7, 2, 3), None, (7, 4), 2),
+    "bias on another axis": ("abc,cde->abde", (7, 2, 3), "d", (7, 4), 3),
+    "dots in front": ("...x,xyz->...yz", (2, 3), "z", (5, 4), -2),
+    "dots behind": ("ab...,bc->ac...", 5, "c", (4, 3, 2), 1),
+    "dots behind, no bias": ("ab...,bc->ac...", 5, None, (4, 3), 1),
+    "each its own": ("abc,bcd->abd", (3, 5), "d", (3, 4), 1),
+}
+
+
+@pytest.mark.parametrize("name", EINSUMS)
+def test_into_an_einsum_dense(name):
+    equation, output, bias_axes, shape, axis = EINSUMS[name]
+    layer = layers.EinsumDense(equation, output, bias_axes=bias_axes)
+    folded = fold(chain(shape, layers.ReLU(), layer, bn(axis=axis)))
+    assert classes(folded) == ["ReLU", "EinsumDense"]
+
+
+def test_without_shift_padding_is_exact():
+    model = chain((6, 6, 4), layers.ReLU(), bn(center=False), layers.Conv2D(3, 3, padding="same"))
+    scramble(model)
+    model.layers[2].moving_mean.assign(np.zeros(4))
+    folded = tfc.fold_batchnorm(model)
+    assert_same_outputs(model, folded)
+    assert classes(folded) == ["ReLU", "Conv2D"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    groups=st.sampled_from([1, 2, 3]), per_group=st.integers(1, 3), filters=st.integers(1, 3),
+    size=st.integers(1, 3), stride=st.integers(1, 2), behind=st.booleans(),
+    scale=st.booleans(), center=st.booleans(), seed=st.integers(0, 9),
+)  # fmt: skip
+def test_grouped_convolutions(
+    groups, per_group, filters, size, stride, behind, scale, center, seed
+):
+    layer = layers.Conv2D(filters * groups, size, strides=stride, groups=groups)
+    norm = bn(scale=scale, center=center, epsilon=0.1)
+    parts = [layer, norm] if behind else [norm, layer]
+    model = scramble(chain((5, 5, groups * per_group), layers.ReLU(), *parts), seed)
+    folded = tfc.fold_batchnorm(model)
+    assert_same_outputs(model, folded, 1e-5)
+    assert classes(folded) == ["ReLU", "Conv2D"]
+
+
+def test_several_in_a_row_and_on_both_sides():
+    model = chain(
+        (7, 7, 3), bn(), layers.Conv2D(5, 3, use_bias=False), bn(), bn(epsilon=0.5), layers.ReLU(),
+        bn(), layers.Conv2D(4, 3), bn(),
+    )  # fmt: skip
+    assert classes(fold(model, 1e-5)) == ["Conv2D", "ReLU", "Conv2D"]
+
+
+def test_a_whole_network(tmp_path):
+    model = tfc.models.mobilenet_v2((32, 32, 3), classes=4, alpha=0.35, classifier_activation=None)
+    folded = fold(model, 1e-5)
+    assert "BatchNormalization" not in classes(folded)
+    assert tfc.complexity(folded).multiply_adds == tfc.complexity(model).multiply_adds
+
+
+def test_plain_keras(tmp_path):
+    model = chain(
+        (8, 8, 3), layers.Conv2D(6, 3, use_bias=False), bn(), layers.ReLU(),
+        layers.GlobalAveragePooling2D(), layers.Dense(3), bn(),
+    )  # fmt: skip
+    assert_trains_saves_converts(fold(model), tmp_path)
+
+
+def test_sequential_nested_and_shared():
+    inner = keras.Sequential(
+        [keras.Input((6, 6, 3)), layers.Conv2D(4, 3), bn(), layers.ReLU()], name="inner"
+    )
+    only = keras.Sequential([keras.Input((4, 4, 4)), bn()], name="only")
+    a, b = keras.Input((6, 6, 3)), keras.Input((6, 6, 3))
+    conv, norm = layers.Conv2D(5, 3, name="conv"), bn(name="norm")
+    x, y = (norm(conv(inner(i))) for i in (a, b))
+    model = keras.Model([a, b], [layers.Add()([x, y]), only(layers.Conv2D(4, 1)(inner(a)))])
+    folded = fold(model)
+    assert "BatchNormalization" not in classes(folded)
+    assert isinstance(folded.get_layer("inner"), keras.Sequential)
+    assert entries(folded)["norm"] == ("folded", "into 'conv'")
+    assert (
+        folded.get_layer("conv") is folded.layers[[*folded.layers].index(folded.get_layer("conv"))]
+    )
+    assert sum(name == "Conv2D" for name in classes(folded)) == 3
+
+
+def left(model):
+    """The only entry's reason."""
+    folded = fold(model)
+    ((action, reason),) = entries(folded).values()
+    assert action == "left"
+    assert "BatchNormalization" in classes(folded)
+    return reason
+
+
+def branching(outputs):
+    inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(4, 1, name="conv")(inputs)
+    y = layers.ReLU()(bn()(x))
+    return keras.Model(inputs, [x, y] if outputs else layers.Add()([x, y]))
+
+
+def shared_elsewhere():
+    inputs = keras.Input((6, 6, 3))
+    conv = layers.Conv2D(3, 1, name="conv")
+    return keras.Model(inputs, conv(layers.ReLU()(bn()(conv(inputs)))))
+
+
+def shared_norm():
+    inputs = keras.Input((6, 6, 3))
+    norm = bn()
+    x, y = (layers.ReLU()(norm(layers.Conv2D(4, 1)(inputs))) for _ in range(2))
+    return keras.Model(inputs, layers.Add()([x, y]))
+
+
+class Mine(layers.Dense):
+    def call(self, x):
+        return keras.ops.square(super().call(x))
+
+
+LEFT = {
+    "an activation": (
+        lambda: chain((5, 4), layers.Dense(4, activation="relu", name="d"), bn(), layers.ReLU()),
+        "'d' ends in an activation",
+    ),
+    "padding": (
+        lambda: chain(
+            (6, 6, 3), layers.ReLU(), bn(), layers.Conv2D(4, 3, padding="same", name="c")
+        ),
+        "zeros that 'c' pads with",
+    ),
+    "causal padding": (
+        lambda: chain((6, 3), layers.ReLU(), bn(), layers.Conv1D(4, 3, padding="causal", name="c")),
+        "zeros that 'c' pads with",
+    ),
+    "ZeroPadding2D": (
+        lambda: chain((6, 6, 3), layers.ReLU(), bn(), layers.ZeroPadding2D(), layers.Conv2D(4, 3)),
+        "ZeroPadding2D could take it in is not known",
+    ),
+    "transposed": (
+        lambda: chain((6, 6, 3), layers.ReLU(), bn(), layers.Conv2DTranspose(4, 3, name="t")),
+        "at the border of 't'",
+    ),
+    "another reader": (lambda: branching(False), "what 'conv' gives is read elsewhere too"),
+    "an output": (lambda: branching(True), "what 'conv' gives is read elsewhere too"),
+    "a layer called elsewhere": (shared_elsewhere, "'conv' is called elsewhere too"),
+    "a shared norm": (shared_norm, "several layers"),
+    "another axis": (
+        lambda: chain((6, 4, 3), layers.ReLU(), layers.Dense(5, name="d"), bn(axis=1)),
+        "normalises axis 1, and the channels of 'd' are axis 3",
+    ),
+    "einsum's batch axis": (
+        lambda: chain((7, 4), layers.EinsumDense("abc,cd->abd", (7, 5), name="e"), bn(axis=1)),
+        "none of the kernel's of 'e'",
+    ),
+    "a class of one's own": (
+        lambda: chain((7, 4), Mine(5), bn(), layers.ReLU()),
+        "Mine could take it in is not known",
+    ),
+    "only the input": (lambda: chain((7, 4), bn()), "before it: the model's input"),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_left_with_a_reason(name):
+    build, reason = LEFT[name]
+    assert reason in left(build())
+
+
+def test_training_and_lora_and_inside_a_layer():
+    inputs = keras.Input((5, 4))
+    live = keras.Model(inputs, bn(name="live")(layers.Dense(3)(inputs), training=True))
+    assert "training=True" in entries(tfc.fold_batchnorm(live))["live"][1]
+    lora = chain((5, 4), layers.Dense(3, name="dense"), bn(), layers.ReLU())
+    lora.get_layer("dense").enable_lora(2)
+    assert "LoRA" in left(lora)
+    inside = chain((5, 4), layers.TimeDistributed(bn(name="inside")))
+    (entry,) = tfc.fold_batchnorm(inside).compression_report.left
+    assert "calls are not known" in entry.reason
+
+
+def test_frozen_layers_stay_frozen():
+    model = chain((5, 4), layers.Dense(3, name="d", trainable=False), bn(), layers.Dense(2))
+    assert not fold(model).get_layer("d").trainable
+
+
+def test_needs_a_graph():
+    class Own(keras.Model):
+        def call(self, x):
+            return x
+
+    with pytest.raises(ModelTypeError, match="Functional"):
+        tfc.fold_batchnorm(Own())
+    with pytest.raises(ModelTypeError):
+        tfc.fold_batchnorm(keras.Sequential([bn()]))
