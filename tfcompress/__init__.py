@@ -62,6 +62,7 @@ _HOMES = {
     "Complexity": "surgery.complexity",
     "complexity": "surgery.complexity",
     "fold_batchnorm": "surgery.folding",
+    "separate": "surgery.separate",
 }
 _PACKAGES = ("models",)
 

@@ -1,0 +1,202 @@
+"""`tfc.separate`: the closest separable convolution, and never a dearer one."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from surgery_support import (
+    assert_same_outputs,
+    assert_trains_saves_converts,
+    chain,
+    classes,
+    entries,
+    examples,
+    outputs,
+    scramble,
+)
+
+import tfcompress as tfc
+from tfcompress.errors import ConfigError, ModelTypeError, ScopeError
+from tfcompress.surgery.separate import closest_separable
+
+layers = keras.layers
+
+
+def make_separable(layer, terms=1, seed=0):
+    """Gives a convolution a kernel that is a sum of `terms` separable ones."""
+    generator = np.random.default_rng(seed)
+    *positions, inputs, filters = layer.kernel.shape
+    spatial = generator.normal(size=(*positions, inputs, terms))
+    mixing = generator.normal(size=(inputs, terms, filters))
+    layer.kernel.assign(np.einsum("...it,ito->...io", spatial, mixing) / 5)
+
+
+CONVOLUTIONS = {
+    "Conv2D": (lambda: layers.Conv2D(12, 3, activation="relu"), (9, 9, 4)),
+    "Conv2D same, strided": (
+        lambda: layers.Conv2D(12, (3, 5), strides=2, padding="same", use_bias=False),
+        (8, 9, 4),
+    ),
+    "Conv2D dilated": (lambda: layers.Conv2D(12, 3, dilation_rate=2, padding="same"), (8, 8, 4)),
+    "Conv2D one column": (lambda: layers.Conv2D(12, (7, 1)), (9, 3, 4)),
+    "Conv1D": (lambda: layers.Conv1D(12, 5, strides=2, padding="same"), (20, 4)),
+    "Conv1D causal": (lambda: layers.Conv1D(12, 5, dilation_rate=2, padding="causal"), (20, 4)),
+}
+
+
+@pytest.mark.parametrize("terms", [1, 2])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_separable_kernel_is_found_exactly(name, terms):
+    build, shape = CONVOLUTIONS[name]
+    model = scramble(chain(shape, build(), layers.Dense(3)))
+    make_separable(model.layers[1], terms)
+    separated = tfc.separate(model, terms=terms)
+    assert_same_outputs(model, separated)
+    assert any(name.startswith("SeparableConv") for name in classes(separated))
+    (entry,) = separated.compression_report.changed
+    assert entry.details["error"] < 1e-6
+    counted = tfc.complexity(model).multiply_adds - tfc.complexity(separated).multiply_adds
+    assert counted == entry.details["multiply_adds_before"] - entry.details["multiply_adds"] > 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.integers(1, 4), columns=st.integers(1, 4), inputs=st.integers(1, 3),
+    filters=st.integers(1, 5), terms=st.integers(1, 4), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_no_separable_kernel_is_closer(rows, columns, inputs, filters, terms, seed):
+    generator = np.random.default_rng(seed)
+    kernel = generator.normal(size=(rows, columns, inputs, filters))
+    depthwise, pointwise, error = closest_separable(kernel, terms)
+    mixing = pointwise.reshape(inputs, terms, filters)
+    found = np.einsum("rcit,ito->rcio", depthwise, mixing)
+    assert np.linalg.norm(kernel - found) / np.linalg.norm(kernel) == pytest.approx(error, abs=1e-9)
+    # With one side fixed the other is a least-squares problem: neither can be bettered.
+    for i in range(inputs):
+        matrix, side = kernel[:, :, i].reshape(-1, filters), depthwise[:, :, i].reshape(-1, terms)
+        best = side @ np.linalg.lstsq(side, matrix, rcond=None)[0]
+        other = (mixing[i].T @ np.linalg.lstsq(mixing[i].T, matrix.T, rcond=None)[0]).T
+        np.testing.assert_allclose(found[:, :, i].reshape(-1, filters), best, atol=1e-9)
+        np.testing.assert_allclose(found[:, :, i].reshape(-1, filters), other, atol=1e-9)
+    # Nor by starting elsewhere: a random separable kernel, fitted, is no closer.
+    start = generator.normal(size=(inputs, rows * columns, terms))
+    matrices = np.moveaxis(kernel, 2, 0).reshape(inputs, -1, filters)
+    fitted = start @ np.linalg.pinv(start) @ matrices
+    assert np.linalg.norm(matrices - fitted) >= np.linalg.norm(kernel - found) - 1e-9
+
+
+def test_more_terms_are_closer():
+    model = scramble(chain((9, 9, 4), layers.Conv2D(64, 3)))
+    errors = []
+    for terms in range(1, 8):
+        separated = tfc.separate(model, terms=terms)
+        (entry,) = separated.compression_report.changed
+        errors.append(entry.details["error"])
+        x = examples(model)
+        far = np.linalg.norm(outputs(model, x)[0] - outputs(separated, x)[0])
+        assert far / np.linalg.norm(outputs(model, x)[0]) == pytest.approx(errors[-1], rel=0.3)
+    assert errors == sorted(errors, reverse=True)
+    assert len(set(errors)) == 7
+
+
+def test_settings_are_kept(tmp_path):
+    convolution = layers.Conv2D(
+        16, 3, strides=2, padding="same", activation="relu", name="conv", trainable=False,
+        kernel_regularizer=keras.regularizers.L2(0.01), bias_regularizer=keras.regularizers.L1(0.1),
+        kernel_constraint=keras.constraints.MaxNorm(2),
+    )  # fmt: skip
+    model = scramble(chain((8, 8, 4), convolution, layers.Flatten(), layers.Dense(2)))
+    separated = tfc.separate(model)
+    new = separated.get_layer("conv")
+    assert type(new) is layers.SeparableConv2D
+    assert (new.strides, new.padding, new.trainable) == ((2, 2), "same", False)
+    assert float(new.pointwise_regularizer.l2) == pytest.approx(0.01)
+    assert float(new.depthwise_regularizer.l2) == pytest.approx(0.01)
+    assert float(new.bias_regularizer.l1) == pytest.approx(0.1)
+    assert new.activation is keras.activations.relu
+    assert "constraint" in entries(separated)["conv"][1]
+
+
+def test_trains_saves_converts(tmp_path):
+    model = scramble(chain((8, 8, 4), layers.Conv2D(16, 3), layers.Flatten(), layers.Dense(2)))
+    assert_trains_saves_converts(tfc.separate(model, terms=2), tmp_path)
+
+
+def test_nested_shared_several_inputs_and_sequential():
+    inner = keras.Sequential([keras.Input((8, 4)), layers.Conv1D(16, 3, name="c")], name="inner")
+    conv = layers.Conv2D(16, 3, name="conv")
+    a, b, c = keras.Input((8, 8, 4)), keras.Input((8, 8, 4)), keras.Input((8, 4))
+    model = keras.Model([a, b, c], [layers.Add()([conv(a), conv(b)]), inner(c)])
+    scramble(model)
+    for layer in (conv, inner.layers[0]):
+        make_separable(layer)
+    separated = tfc.separate(model)
+    assert_same_outputs(model, separated)
+    assert sorted(classes(separated)) == ["Add", "SeparableConv1D", "SeparableConv2D"]
+    assert type(separated.get_layer("inner")) is keras.Sequential
+    found = {
+        e.name: e.details["multiply_adds_before"] for e in separated.compression_report.changed
+    }
+    assert found == {"conv": 2 * 36 * 36 * 16, "inner/c": 6 * 12 * 16}
+
+
+class Mine(layers.Conv2D):
+    pass
+
+
+LEFT = {
+    "1x1": (lambda: layers.Conv2D(9, 1), (6, 6, 3), "one position"),
+    "groups": (lambda: layers.Conv2D(8, 3, groups=2), (6, 6, 4), "2 groups"),
+    "two strides": (lambda: layers.Conv2D(16, 3, strides=(1, 2)), (6, 6, 4), "one stride"),
+    "Conv3D": (lambda: layers.Conv3D(16, 3), (6, 6, 6, 4), "three dimensions"),
+    "dearer": (lambda: layers.Conv2D(2, (2, 1)), (6, 6, 4), "would cost"),
+    "one's own": (lambda: Mine(16, 3), (6, 6, 4), "Mine has no separable form"),
+    "in a layer": (
+        lambda: layers.TimeDistributed(layers.Conv1D(16, 3)),
+        (5, 6, 4),
+        "calls are not known",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_left_with_a_reason(name):
+    build, shape, reason = LEFT[name]
+    model = scramble(chain(shape, build()))
+    separated = tfc.separate(model)
+    assert_same_outputs(model, separated, 0)
+    (entry,) = separated.compression_report.left
+    assert reason in entry.reason
+
+
+def test_the_dearest_number_of_terms():
+    """3x3, 8 to 8 channels: 576 weights; 17 for each of 8 channels and terms: 4 terms are 544."""
+    model = scramble(chain((6, 6, 8), layers.Conv2D(8, 3)))
+    assert tfc.separate(model, terms=4).compression_report.changed
+    assert not tfc.separate(model, terms=5).compression_report.changed
+
+
+def test_scopes():
+    model = scramble(
+        chain((9, 9, 4), layers.Conv2D(16, 3, name="a"), layers.Conv2D(16, 3, name="b"),
+              layers.Dense(3, name="d"))
+    )  # fmt: skip
+    assert entries(tfc.separate(model, include="a"))["b"] == ("left", "not in `include`")
+    assert entries(tfc.separate(model, exclude="a"))["a"] == ("left", "excluded")
+    assert "no separable form" in entries(tfc.separate(model, include=["a", "d"]))["d"][1]
+    with pytest.raises(ScopeError, match="include"):
+        tfc.separate(model, include="e")
+
+
+@pytest.mark.parametrize("terms", [0, -1, 1.5, True, "2"])
+def test_terms_must_be_a_number_above_0(terms):
+    with pytest.raises(ConfigError, match="terms"):
+        tfc.separate(chain((6, 6, 3), layers.Conv2D(4, 3)), terms=terms)
+
+
+def test_needs_a_graph():
+    with pytest.raises(ModelTypeError):
+        tfc.separate(keras.Sequential([layers.Conv2D(4, 3)]))
