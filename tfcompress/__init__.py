@@ -63,6 +63,7 @@ _HOMES = {
     "complexity": "surgery.complexity",
     "fold_batchnorm": "surgery.folding",
     "separate": "surgery.separate",
+    "factorize": "surgery.low_rank",
 }
 _PACKAGES = ("models",)
 
