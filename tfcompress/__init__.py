@@ -64,6 +64,9 @@ _HOMES = {
     "fold_batchnorm": "surgery.folding",
     "separate": "surgery.separate",
     "factorize": "surgery.low_rank",
+    "Block": "surgery.blocks",
+    "drop_layers": "surgery.drop",
+    "rank_blocks": "surgery.ranking",
 }
 _PACKAGES = ("models",)
 

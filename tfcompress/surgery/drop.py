@@ -1,0 +1,235 @@
+"""`tfc.drop_layers`: layers and blocks cut out, and the graph joined again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from tfcompress.errors import ConfigError, ScopeError
+from tfcompress.report import CompressionReport
+
+if TYPE_CHECKING:
+    import keras
+
+
+def drop_layers(model: keras.Model, layers: Any) -> keras.Model:
+    """Cuts layers out of a model: what read their output reads their input instead.
+
+    Layers that feed each other are cut out as one part, so that all layers of a residual block or
+    of a Transformer layer go together. A part must read one tensor of the shape that it gives.
+    What only fed the part goes too. All other weights stay. Train on to win back accuracy;
+    `tfc.rank_blocks` says which blocks cost least.
+
+    Args:
+        model: a Functional or built Sequential model, nested ones included; it does not change.
+        layers: a layer's name or path, a glob such as `"block_5_*"`, a layer class, a layer, a
+            function `layer -> bool`; a range `("start", "end")`, a tuple of two names: all from
+            the input of the one to the output of the other, both included; a block that
+            `tfc.rank_blocks` found; or a list of these.
+
+    Returns:
+        A new plain Keras model, not compiled. Its `compression_report` lists what was dropped.
+
+    Raises:
+        ModelTypeError: no Keras 3 model, or neither Functional nor a built Sequential.
+        ConfigError: a part reads no tensor of the shape that it gives, or several, so that it is
+            not clear which of them goes on; or nothing would be left.
+        ScopeError: a name matches no layer.
+
+    Example:
+        >>> smaller = tfc.drop_layers(model, ["block_5_*", ("block_8_expand", "block_8_add")])
+        >>> print(smaller.compression_report)
+
+    Source: Veit et al. 2016, "Residual Networks Behave Like Ensembles" (arXiv:1605.06431), Fan et
+    al. 2020, "LayerDrop" (arXiv:1909.11556), and Sajjad et al. 2023 (arXiv:2004.03844).
+    """
+    from tfcompress.graph.regions import all_regions
+    from tfcompress.surgery.rewriting import check_graph, replaced
+
+    check_graph(model)
+    regions = all_regions(model)
+    chosen, ranges = _chosen(layers, regions)
+    joined: dict[int, Any] = {}
+    for one in regions:
+        for part in one.parts(chosen):
+            joined |= _ends(one, part)
+    for one, start, end in ranges:
+        entry, tensor = _range_ends(one, start, end)
+        joined[id(tensor)] = entry
+    report = CompressionReport("drop_layers")
+    gone = _gone(model, joined)
+    direct = chosen | {
+        id(node.operation)
+        for one, start, end in ranges
+        for node in one.between(*_range_ends(one, start, end))
+    }
+    for one in regions:
+        for operation in {id(node.operation): node.operation for node in one.nodes}.values():
+            if id(operation) in gone:
+                why = "" if id(operation) in direct else "it only fed what was cut out"
+                path = f"{one.prefix}{operation.name}"
+                report.add(path, type(operation).__name__, "dropped", why)
+    report.notes += [
+        f"the input {tensor.name!r} is read by nothing now" for tensor in _unread(model, joined)
+    ]
+    return replaced(model, {}, report, joined)
+
+
+def _chosen(layers: Any, regions: list[Any]) -> tuple[set[int], list[tuple[Any, Any, Any]]]:
+    """The `id`s of operations to cut out, and the ranges as (graph, first node, last node)."""
+    from tfcompress.scope import resolve
+    from tfcompress.surgery.blocks import Block
+
+    named = [(one.path(node), node.operation) for one in regions for node in one.nodes]
+    chosen: set[int] = set()
+    ranges = []
+    one = isinstance(layers, (Block, str, type)) or _is_range(layers) or callable(layers)
+    if one or not isinstance(layers, Iterable):
+        layers = [layers]
+    layers = list(layers)
+    if not layers:
+        raise ConfigError("`layers` must name at least one layer, block or range. Received: []")
+    for part in layers:
+        if isinstance(part, Block):
+            part = (part.start, part.end)
+        if _is_range(part):
+            ranges.append(_range(part, regions, named))
+            continue
+        if part is None:
+            raise ScopeError("`layers` must name layers. Received: None")
+        found = resolve(part, named, "layers")
+        # Who names a nested model means it as a whole.
+        inner = {
+            id(node.operation)
+            for one in regions
+            if one.prefix and id(one.model) in found
+            for node in one.nodes
+        }
+        chosen |= found - inner
+    return chosen, ranges
+
+
+def _is_range(part: Any) -> bool:
+    return isinstance(part, tuple) and len(part) == 2 and all(isinstance(p, str) for p in part)
+
+
+def _range(part: tuple[str, str], regions: list[Any], named: Any) -> tuple[Any, Any, Any]:
+    from tfcompress.scope import resolve
+
+    ends = []
+    for name in part:
+        (found, *more) = resolve(name, named, "layers")
+        nodes = [(r, n) for r in regions for n in r.nodes if id(n.operation) == found]
+        if more or len(nodes) > 1:
+            raise ConfigError(
+                f"A range must start and end at one call each, and {name!r} of {part!r} stands for "
+                f"{max(len(nodes), 1 + len(more))}: name a layer that is called once."
+            )
+        ends.append(nodes[0])
+    (one, start), (other, end) = ends
+    if one is not other:
+        raise ConfigError(
+            f"A range must start and end in the same model. Received: {part!r}, which are in "
+            f"{one.model.name!r} and {other.model.name!r}."
+        )
+    return one, start, end
+
+
+def _range_ends(one: Any, start: Any, end: Any) -> tuple[Any, Any]:
+    """The tensor before a range and the one behind it."""
+    if len(end.outputs) != 1:
+        raise ConfigError(f"A range must end in one tensor, and {one.path(end)!r} gives several.")
+    (exit,) = end.outputs
+    if start is not end and not any(node is start for node in one.before(exit)):
+        raise ConfigError(
+            f"A range must lead from its start to its end, and {one.path(end)!r} does not depend "
+            f"on {one.path(start)!r}. Received: ({one.path(start)!r}, {one.path(end)!r})"
+        )
+    return _entry(one.entries([start]), exit, f"{one.path(start)!r} to {one.path(end)!r}"), exit
+
+
+def _ends(one: Any, part: list[Any]) -> dict[int, Any]:
+    """By `id` of each tensor that a part gives, the one that goes on in its place."""
+    names = sorted({one.path(node) for node in part})
+    shown = ", ".join(map(repr, names[:4])) + (", ..." if len(names) > 4 else "")
+    entries = one.entries(part)
+    return {id(exit): _entry(entries, exit, shown) for exit in one.exits(part)}
+
+
+def _entry(entries: list[Any], exit: Any, shown: str) -> Any:
+    from tfcompress.graph.regions import agree
+
+    fitting = [tensor for tensor in entries if agree(tensor, exit)]
+    if len(fitting) == 1:
+        return fitting[0]
+    before = ", ".join(str(tuple(tensor.shape)) for tensor in entries) or "nothing"
+    received = f"Received: {shown}, which reads {before} and gives {tuple(exit.shape)}."
+    if fitting:
+        raise ConfigError(
+            "A part that is cut out must read one tensor of the shape that it gives, so that it is "
+            f"clear which goes on. {received} Name the layers of one of its branches too, or a "
+            "range (start, end) whose start reads one tensor."
+        )
+    raise ConfigError(
+        f"A part can be cut out where the shape before it is the shape behind it. {received} Add "
+        "the layers that change the shape, or leave this one in."
+    )
+
+
+def _reader(joined: dict[int, Any]) -> Any:
+    """(tensor) -> the tensor that is read in its place."""
+
+    def read(tensor: Any) -> Any:
+        while id(tensor) in joined:
+            tensor = joined[id(tensor)]
+        return tensor
+
+    return read
+
+
+def _needed(one: Any, joined: dict[int, Any]) -> tuple[set[int], set[int]]:
+    """The `id`s of the operations and of the tensors that a graph's outputs depend on still."""
+    read = _reader(joined)
+    wanted = {id(read(tensor)) for tensor in one.model.outputs}
+    kept = set()
+    for node in reversed(one.nodes):
+        if wanted.intersection(map(id, node.outputs)):
+            wanted.update(id(read(tensor)) for tensor in node.input_tensors)
+            kept.add(id(node.operation))
+    return kept, wanted
+
+
+def _unread(model: Any, joined: dict[int, Any]) -> list[Any]:
+    from tfcompress.graph.regions import Regions
+
+    one = Regions(model)
+    _, before = _needed(one, {})
+    _, after = _needed(one, joined)
+    return [tensor for tensor in model.inputs if id(tensor) in before - after]
+
+
+def _gone(model: Any, joined: dict[int, Any]) -> set[int]:
+    """The `id`s of operations that no output depends on any longer."""
+    from tfcompress.graph.regions import all_regions
+
+    kept: set[int] = set()
+    regions = all_regions(model)
+    for one in regions:
+        kept |= _needed(one, joined)[0]
+        if one.nodes and not any(id(node.operation) in kept for node in one.nodes):
+            raise ConfigError(
+                f"Something must be left of a model, and nothing would be of {one.model.name!r}. "
+                "Drop fewer layers, or name a nested model to drop it as a whole."
+            )
+    # A nested model that is dropped takes all that it holds with it.
+    held = {id(one.model): one for one in regions}
+    live = set()
+    stack = [model]
+    while stack:
+        one = held[id(stack.pop())]
+        for node in one.nodes:
+            if id(node.operation) in kept and id(node.operation) not in live:
+                live.add(id(node.operation))
+                if id(node.operation) in held:
+                    stack.append(node.operation)
+    return {id(n.operation) for one in regions for n in one.nodes} - live
