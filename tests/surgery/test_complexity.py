@@ -80,6 +80,11 @@ COUNTS = {  # layer, shape of its input, multiply-adds
     "GRU": (lambda: layers.GRU(5, return_sequences=True), (7, 3), 7 * 3 * 5 * (3 + 5)),
     "SimpleRNN": (lambda: layers.SimpleRNN(5, unroll=True), (7, 3), 7 * 5 * (3 + 5)),
     "Bidirectional": (lambda: layers.Bidirectional(layers.GRU(5)), (7, 3), 2 * 7 * 3 * 5 * 8),
+    "stacked cells": (
+        lambda: layers.RNN([layers.GRUCell(5), layers.LSTMCell(4)]),
+        (7, 3),
+        7 * (15 * (3 + 5) + 16 * (5 + 4)),
+    ),
     "ConvLSTM1D": (
         lambda: layers.ConvLSTM1D(4, 3, padding="same"),
         (6, 8, 2),
@@ -239,6 +244,31 @@ class Stubborn(layers.Layer):
 
     def compute_output_spec(self, x):
         return keras.KerasTensor(x.shape, x.dtype)
+
+
+class Cell(layers.Layer):
+    """A cell of one's own, which runs in a loop."""
+
+    state_size = output_size = 4
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense = layers.Dense(4)
+
+    def build(self, shape):
+        self.dense.build((shape[0], 4))
+
+    def call(self, x, states, training=None):
+        y = self.dense(states[0]) + x
+        return y, [y]
+
+
+def test_loops_are_not_counted():
+    model = chain((7, 4), layers.Dense(4), layers.RNN(Cell(), name="own"), layers.Dense(2))
+    found = tfc.complexity(model)
+    assert found.multiply_adds == 7 * 16 + 8
+    assert found.parameters == model.count_params() == sum(r.parameters for r in found.layers)
+    assert any("'own'" in note and "While" in note for note in found.notes)
 
 
 def test_says_what_it_cannot_see():

@@ -198,7 +198,7 @@ class ConvolutionForm:
     def build(self, plan: Plan, name: Namer) -> tuple[Replacement, float]:
         """The layers, and the error of the kernel that they make up."""
         first, core, last = tucker2(self._kernel, plan.ranks)
-        made = core if first is None else np.einsum("...ro,ir->...io", core, first)
+        made = core if first is None else first @ core
         error = relative_error(self._kernel, made if last is None else made @ last)
         ones = (1,) * len(self.layer.kernel_size)
         narrow = {"kernel_size": ones, "strides": ones, "dilation_rate": ones, "padding": "valid"}

@@ -22,7 +22,8 @@ def rule_of(operation: Any) -> Rule | None:
     table = _rules()
     for cls in type(operation).__mro__:
         if cls in table:
-            return table[cls]
+            rule = table[cls]
+            return None if rule is _recurrent and not _has_known_cells(operation) else rule
     return None
 
 
@@ -130,10 +131,21 @@ def _dot_attention(layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]
     return pairs * (size(key[-1:]) + size(value[-1:]))
 
 
+def _cells(layer: Any) -> Sequence[Any]:
+    return layer.cell.cells if hasattr(layer.cell, "cells") else [layer.cell]
+
+
+def _has_known_cells(layer: Any) -> bool:
+    from keras import layers
+
+    known = (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
+    return all(isinstance(cell, known) for cell in _cells(layer))
+
+
 def _recurrent(layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
-    cell = layer.cell
-    cells = cell.cells if hasattr(cell, "cells") else [cell]
-    weights = sum(size(one.kernel.shape) + size(one.recurrent_kernel.shape) for one in cells)
+    weights = sum(
+        size(cell.kernel.shape) + size(cell.recurrent_kernel.shape) for cell in _cells(layer)
+    )
     return weights * size(inputs[0][:2])
 
 
@@ -238,5 +250,5 @@ def _rules() -> dict[type, Rule]:
             cls = getattr(layers, name.format(rank), None)
             if cls is not None:
                 table[cls] = rule
-    table |= dict.fromkeys((layers.LSTM, layers.GRU, layers.SimpleRNN), _recurrent)
+    table |= dict.fromkeys((layers.LSTM, layers.GRU, layers.SimpleRNN, layers.RNN), _recurrent)
     return table

@@ -65,6 +65,7 @@ def separate(
     choice = Choice(model, include, exclude)
     report = CompressionReport("separate", {"terms": int(terms)})
     calls = calls_by_layer(model)
+    names = {layer.name for _, layer in choice.layers}
     found: dict[int, Replacement] = {}
     for path, layer in choice.layers:
         if not (_is_convolution(layer) or choice.named(layer)):
@@ -77,7 +78,7 @@ def separate(
         if why:
             report.add(path, kind, "left", why)
             continue
-        found[id(layer)], error = _separated(layer, int(terms))
+        found[id(layer)], error = _separated(layer, int(terms), names)
         report.add(path, kind, "separated", found[id(layer)].why, error=error,
                    multiply_adds_before=before, multiply_adds=after)  # fmt: skip
     return replaced(model, found, report)
@@ -153,10 +154,11 @@ def _costs(layer: Any, calls: list[Any], terms: int) -> tuple[int, int]:
     return before, pixels * inputs * terms * (size(positions) + outputs)
 
 
-def _separated(layer: Any, terms: int) -> tuple[Any, float]:
+def _separated(layer: Any, terms: int, names: set[str]) -> tuple[Any, float]:
     from keras import layers
 
     from tfcompress.graph.copying import Replacement
+    from tfcompress.surgery.rewriting import fresh_name
 
     config = layer.get_config()
     del config["groups"]
@@ -175,7 +177,7 @@ def _separated(layer: Any, terms: int) -> tuple[Any, float]:
             layers.ZeroPadding1D(
                 (zeros, 0),
                 data_format=layer.data_format,
-                name=f"{layer.name}_pad",
+                name=fresh_name(f"{layer.name}_pad", names),
                 dtype=layer.dtype_policy,
             )
         )

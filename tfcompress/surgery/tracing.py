@@ -119,12 +119,14 @@ class _Tracer:
         self._holders: list[tuple[int, int, str, Any, Any]] = []
         self._left: set[int] = set()
         self._stack: list[str] = [path]
+        self._graph: Any = None
         self._within = False
         self._depth = 0
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         original = keras.layers.Layer.__call__
+        self._graph = tf.compat.v1.get_default_graph()
 
         def watched(layer: Any, *args: Any, **kwargs: Any) -> Any:
             return self._called(original, layer, args, kwargs)
@@ -136,7 +138,9 @@ class _Tracer:
             keras.layers.Layer.__call__ = original
 
     def _called(self, original: Any, layer: Any, args: Any, kwargs: Any) -> Any:
-        if self._within:
+        # The body of a loop or a function has a graph of its own.
+        elsewhere = tf.compat.v1.get_default_graph() is not self._graph
+        if self._within or elsewhere:
             return original(layer, *args, **kwargs)
         path = self._stack[-1]
         if self._depth:
@@ -223,9 +227,10 @@ def _count() -> int:
 
 
 def _tensors(nest: Any) -> list[Any]:
-    """The tensors of a graph in a nest, those of unknown rank left out."""
+    """The tensors of a graph in a nest; handles and those of unknown rank left out."""
     found = [t for t in keras.tree.flatten(nest) if tf.is_tensor(t) and hasattr(t, "op")]
-    return [t for t in found if t.shape.rank is not None]
+    handles = (tf.variant, tf.resource)
+    return [t for t in found if t.shape.rank is not None and t.dtype not in handles]
 
 
 def _operation_multiply_adds(operation: Any) -> int:
