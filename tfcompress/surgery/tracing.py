@@ -172,7 +172,7 @@ class _Tracer:
             self._leave(index, own)
             if index in owned:
                 end, path, layer, given, made = owned[index]
-                inputs, outputs = self._seen(given), self._made(made)
+                inputs, outputs = self._made(given), self._made(made)
                 shapes = [v.shape for v in inputs], [v.shape for v in outputs]
                 cost = multiply_adds(layer, *shapes)
                 self.result.steps.append(Step(path, layer, inputs, outputs, cost))
@@ -203,9 +203,10 @@ class _Tracer:
         holder = min(around, key=lambda i: self._holders[i][1] - self._holders[i][0], default=None)
         path = self._stack[0] if holder is None else self._holders[holder][2]
         if operation.type in _CLOSED:
-            self.result.left_out.append(
-                f"what {path!r} does inside its {operation.type} is not counted"
-            )
+            # Keras tries a recurrent cell once before its loop; the loop itself is closed.
+            what = "repeats inside its {} is counted once at most"
+            what = what if "While" in operation.type else "does inside its {} is not counted"
+            self.result.left_out.append(f"what {path!r} {what.format(operation.type)}")
         cost = _operation_multiply_adds(operation)
         if holder is not None:
             own[holder] = own.get(holder, 0) + cost
