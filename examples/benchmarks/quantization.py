@@ -165,9 +165,18 @@ def output_scale(tflite: tfc.TFLiteModel) -> float:
     return float(scales[0]) if len(scales) == 1 else 1 / 256
 
 
+def _stem(name: str, seed: int) -> str:
+    return "".join(c if c.isalnum() else "_" for c in f"{name} {seed}")
+
+
+def file_of(name: str, seed: int, method: str) -> str:
+    """What the file of a network and method is called."""
+    return f"{_stem(name, seed)}_{len(method)}_{method.split()[-1]}.tflite"
+
+
 def measure(name: str, seed: int, quick: bool, folder: str) -> list[dict[str, Any]]:
     """All methods on one network with one seed."""
-    path = Path(folder) / ("".join(c if c.isalnum() else "_" for c in f"{name} {seed}") + ".json")
+    path = Path(folder) / f"{_stem(name, seed)}.json"
     if path.exists():
         return json.loads(path.read_text())
     load, make, training, epochs, rate = NETWORKS[name]
@@ -215,8 +224,7 @@ def measure(name: str, seed: int, quick: bool, folder: str) -> list[dict[str, An
         row |= {"network": name, "seed": seed}
     if seed == 0:
         for method, tflite in files.items():
-            tflite.save(Path(folder) / f"{path.stem}_{len(method)}_{method.split()[-1]}.tflite",
-                        overwrite=True)  # fmt: skip
+            tflite.save(Path(folder) / file_of(name, seed, method), overwrite=True)
     partial = path.with_suffix(".part")
     partial.write_text(json.dumps(rows))
     os.replace(partial, path)
