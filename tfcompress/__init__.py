@@ -67,6 +67,10 @@ _HOMES = {
     "Block": "surgery.blocks",
     "drop_layers": "surgery.drop",
     "rank_blocks": "surgery.ranking",
+    "shrink": "surgery.shrink",
+    "ShrinkSchedule": "surgery.shrink_schedule",
+    "BatchNormSparsity": "surgery.slimming",
+    "remove_dead": "surgery.dead",
 }
 _PACKAGES = ("models",)
 

@@ -144,16 +144,20 @@ class Copier:
         self._made: dict[int, Any] = {}
         self.result = Copy()
 
-    def model(self, model: Any) -> Any:
-        """A copy of a model."""
+    def model(self, model: Any, given: Sequence[Any] = ()) -> Any:
+        """A copy of a model; where it is nested, for the tensors that it is given now."""
+        shapes = [tensor.shape for tensor in given]
         if isinstance(model, keras.Sequential) and is_graph(model):
-            return self._sequential(model)
+            return self._sequential(model, shapes)
         if is_graph(model):
-            return self._functional(model)
+            return self._functional(model, shapes)
         return self._subclassed(model)
 
-    def _functional(self, model: Any) -> Any:
-        inputs = keras.tree.map_structure(same_input, model.input)
+    def _functional(self, model: Any, given: Sequence[Any]) -> Any:
+        flat = keras.tree.flatten(model.input)
+        shapes = given if len(given) == len(flat) else [None] * len(flat)
+        made = [same_input(tensor, shape) for tensor, shape in zip(flat, shapes, strict=True)]
+        inputs = keras.tree.pack_sequence_as(model.input, made)
         outputs, _ = self._run(model, inputs)
         cls = plain_class(model)
         options = {"name": model.name, "trainable": model.trainable}
@@ -164,8 +168,8 @@ class Copier:
             copy = keras.Model(inputs, outputs, **options)
         return copy
 
-    def _sequential(self, model: Any) -> Any:
-        first = same_input(model.inputs[0])
+    def _sequential(self, model: Any, given: Sequence[Any]) -> Any:
+        first = same_input(model.inputs[0], given[0] if len(given) == 1 else None)
         _, called = self._run(model, [first])
         copies: list[Any] = []
         for layer in model.layers:
@@ -239,7 +243,8 @@ class Copier:
                 outputs = made(*args, **kwargs)
                 made.set_weights()
             elif is_graph(source) or plain_class(source) is not type(source):
-                made = self.model(source)
+                tensors = keras.tree.flatten((args, kwargs))
+                made = self.model(source, [t for t in tensors if isinstance(t, keras.KerasTensor)])
                 outputs = made(*args, **kwargs)
             elif isinstance(source, keras.Layer):
                 made, outputs = self._layer(source, args, kwargs)
@@ -347,10 +352,22 @@ def _rebuilt_operation(operation: Any) -> Any:
         return operation
 
 
-def same_input(tensor: Any) -> Any:
-    """A fresh input like the one of a model that this tensor is."""
+def same_input(tensor: Any, shape: Any = None) -> Any:
+    """A fresh input like the one of a model that this tensor is.
+
+    Args:
+        tensor: the model's input.
+        shape: of what the copy is given, where that may have other sizes.
+    """
     layer = tensor._keras_history.operation
-    return type(layer).from_config(layer.get_config()).output
+    config = layer.get_config()
+    old = tuple(tensor.shape)
+    if shape is not None and len(shape) == len(old):
+        # A size that the model leaves open stays so.
+        new = [b if a is not None and b is not None else a for a, b in zip(old, shape, strict=True)]
+        if tuple(new) != old:
+            config["batch_shape"] = tuple(new)
+    return type(layer).from_config(config).output
 
 
 def _takes_graph(cls: type) -> bool:

@@ -26,7 +26,7 @@ def copy_state(source: Any, copy: Any) -> None:
     for before, after in zip(source._flatten_layers(), copy._flatten_layers(), strict=False):
         if before.trainable != after.trainable:
             after.trainable = before.trainable
-        _copy_learned(before, after)
+        copy_learned(before, after)
     for before, after in zip(old, new, strict=True):
         if before.trainable != after.trainable:
             after.trainable = before.trainable
@@ -54,7 +54,7 @@ def _signature(variables: list[Any]) -> list[tuple[tuple[int, ...], str]]:
     return [(tuple(variable.shape), str(variable.dtype)) for variable in variables]
 
 
-def _copy_learned(before: Any, after: Any) -> None:
+def copy_learned(before: Any, after: Any) -> None:
     """What layers have learned from data by `adapt`, outside their weights."""
     if hasattr(before, "save_assets") and hasattr(after, "load_assets"):
         with tempfile.TemporaryDirectory() as folder:

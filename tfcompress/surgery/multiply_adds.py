@@ -20,7 +20,7 @@ Rule = Callable[[Any, Sequence[Shape], Sequence[Shape]], int]
 def rule_of(operation: Any) -> Rule | None:
     """How the calls of a layer or operation are counted; None where it is not known."""
     table = _rules()
-    for cls in type(operation).__mro__:
+    for cls in operation.__class__.__mro__:
         if cls in table:
             rule = table[cls]
             return None if rule is _recurrent and not _has_known_cells(operation) else rule

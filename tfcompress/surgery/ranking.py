@@ -60,8 +60,12 @@ def rank_blocks(
     from tfcompress.surgery.rewriting import check_graph
 
     check_graph(model)
-    measure = _measure(model, loss)
-    batches = _batches(data, batch_size)
+    function = loss_function(model, loss)
+
+    def measure(targets: Any, outputs: Any) -> float:
+        return float(function(targets, outputs))
+
+    batches = as_batches(data, batch_size)
     blocks = find_blocks(model)
     whole = _loss(model, batches, measure)
     before = complexity(model)
@@ -95,7 +99,7 @@ def _progress(blocks: int, verbose: int | str) -> Callable[[int, float], None]:
     return lambda number, rise: bar.update(number, [("rise", rise)])
 
 
-def _batches(data: Any, batch_size: int) -> Sequence[tuple[Any, Any]]:
+def as_batches(data: Any, batch_size: int) -> Sequence[tuple[Any, Any]]:
     """Batches of inputs and targets."""
     import numpy as np
     from keras import tree
@@ -124,21 +128,26 @@ def _batches(data: Any, batch_size: int) -> Sequence[tuple[Any, Any]]:
     return found
 
 
-def _measure(model: Any, loss: Any) -> Callable[[Any, Any], float]:
-    """(targets, outputs) -> loss, for every structure of losses that `compile` takes."""
+def loss_function(model: Any, loss: Any) -> Callable[[Any, Any], Any]:
+    """(targets, outputs) -> loss, for every structure of losses that `compile` takes.
+
+    Raises:
+        ConfigError: there is none.
+    """
     from keras.src.trainers.compile_utils import CompileLoss  # has no public name
+
+    from tfcompress.graph.calls import functional
 
     weights = None
     if loss is None:
         own = getattr(model, "_compile_loss", None) if model.compiled else None
         if own is None:
             raise ConfigError(
-                "A ranking needs a loss: pass loss=..., or compile the model with one. Received: "
+                "This needs a loss: pass loss=..., or compile the model with one. Received: "
                 f"loss=None and {model.name!r}, which has none."
             )
         loss, weights = own._user_loss, own._user_loss_weights
-    measure = CompileLoss(loss, loss_weights=weights, output_names=model.output_names)
-    return lambda targets, outputs: float(measure(targets, outputs))
+    return CompileLoss(loss, loss_weights=weights, output_names=functional(model).output_names)
 
 
 def _loss(

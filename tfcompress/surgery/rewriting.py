@@ -16,6 +16,7 @@ from tfcompress.keras3 import check_keras3
 from tfcompress.report import CompressionReport
 from tfcompress.scope import ScopeLike, resolve
 
+EXCLUDED = "excluded"
 UNKNOWN_PLACE = "it is called inside another layer, whose calls are not known"
 
 
@@ -63,7 +64,7 @@ class Choice:
     def left(self, layer: keras.Layer) -> str:
         """Why a layer is left by the caller's wish; "" where it is not."""
         if id(layer) in self._excluded:
-            return "excluded"
+            return EXCLUDED
         return "not in `include`" if self._included is not None and not self.named(layer) else ""
 
     def named(self, layer: keras.Layer) -> bool:

@@ -1,0 +1,203 @@
+"""Networks for channel removal: every graph shape, in which a channel that is 0 stays 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+from surgery_support import chain
+
+layers, ops = keras.layers, keras.ops
+
+
+def conv(filters, size=3, **options):
+    return layers.Conv2D(filters, size, padding="same", **options)
+
+
+def bn_relu(x):
+    return layers.ReLU()(layers.BatchNormalization()(x))
+
+
+def plain():
+    return chain(
+        (8, 8, 3), conv(8), layers.BatchNormalization(), layers.ReLU(), layers.MaxPooling2D(),
+        conv(12, activation="relu"), layers.ZeroPadding2D(), layers.AveragePooling2D(2),
+        layers.UpSampling2D(), layers.Cropping2D(1), layers.Dropout(0.3), layers.Flatten(),
+        layers.Dense(10, activation="relu"), layers.Dense(3),
+    )  # fmt: skip
+
+
+def sequential():
+    return keras.Sequential(
+        [keras.Input((8, 8, 3)), conv(8), layers.BatchNormalization(), layers.ReLU(),
+         layers.DepthwiseConv2D(3, depth_multiplier=2), layers.Conv2D(6, 1, activation="relu"),
+         layers.GlobalMaxPooling2D(), layers.Dense(3)]
+    )  # fmt: skip
+
+
+def residual():
+    inputs = keras.Input((8, 8, 3))
+    x = bn_relu(conv(8)(inputs))
+    for _ in range(2):
+        y = layers.BatchNormalization()(conv(8)(bn_relu(conv(6)(x))))
+        x = layers.ReLU()(layers.Add()([x, y]))
+    x = x + conv(8, 1)(x)
+    return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+
+def dense_block():
+    inputs = keras.Input((8, 8, 3))
+    x = conv(6)(inputs)
+    for _ in range(3):
+        x = layers.Concatenate()([x, conv(4)(bn_relu(x))])
+    x = layers.AveragePooling2D(2)(conv(8, 1)(bn_relu(x)))
+    return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
+
+
+def squeeze_excite():
+    inputs = keras.Input((8, 8, 3))
+    x = conv(8, activation="silu")(inputs)
+    s = layers.Reshape((1, 1, 8))(layers.GlobalAveragePooling2D()(x))
+    s = conv(4, 1, activation="relu")(s)
+    x = layers.Multiply()([x, conv(8, 1, activation="sigmoid")(s)])
+    t = layers.Dense(8, activation="sigmoid")(layers.GlobalAveragePooling2D()(x))
+    x = x * ops.expand_dims(ops.expand_dims(t, 1), 1)
+    x = x * ops.relu6(conv(8)(x) + 3.0) * (1.0 / 6.0)
+    return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+
+def separable():
+    return chain(
+        (9, 9, 3), layers.SeparableConv2D(8, 3, depth_multiplier=2), layers.BatchNormalization(),
+        layers.ReLU(), layers.SeparableConv2D(6, 3, depth_multiplier=2), layers.LeakyReLU(),
+        layers.Conv2DTranspose(8, 3, strides=2), layers.ReLU(6.0),
+        layers.Conv2DTranspose(4, 2), layers.GlobalAveragePooling2D(), layers.Dense(2),
+    )  # fmt: skip
+
+
+def grouped():
+    return chain(
+        (8, 8, 3), conv(12), layers.ReLU(), conv(8, groups=2), layers.ReLU(),
+        conv(12, groups=4), layers.ReLU(), conv(12, groups=12), conv(24, groups=12, use_bias=False),
+        layers.BatchNormalization(), layers.ReLU(), conv(8, 1), layers.GroupNormalization(4),
+        layers.ReLU(), conv(2),
+    )  # fmt: skip
+
+
+def shuffled():
+    inputs = keras.Input((6, 6, 3))
+    x = conv(12, 1, groups=3, activation="relu")(conv(12, activation="relu")(inputs))
+    x = layers.Permute((1, 2, 4, 3))(layers.Reshape((6, 6, 3, 4))(x))
+    x = layers.DepthwiseConv2D(3)(layers.Reshape((6, 6, 12))(x))
+    return keras.Model(inputs, conv(4)(x))
+
+
+def split():
+    inputs = keras.Input((6, 6, 3))
+    x = conv(16, activation="relu")(inputs)
+    a, b, c = ops.split(x, [4, 10], axis=-1)
+    a = layers.Concatenate()([conv(6, activation="relu")(a), b])
+    x = layers.Concatenate()([a, c[..., 1:5], c])
+    x = ops.concatenate([x[..., :8], conv(8)(x[:, :, :, 8:])], axis=-1)
+    x = ops.transpose(ops.repeat(x, 2, axis=1), (0, 2, 1, 3))
+    return keras.Model(inputs, conv(4)(x))
+
+
+def shared_and_nested():
+    inner = chain((6, 6, 8), conv(8), layers.BatchNormalization(), layers.ReLU(), name="inner")
+    tail = keras.Sequential(
+        [keras.Input((None, None, 8)), conv(6, activation="relu"),
+         layers.GlobalAveragePooling2D()], name="tail"
+    )  # fmt: skip
+    a, b = keras.Input((6, 6, 3), name="a"), keras.Input((6, 6, 2), name="b")
+    x, y = conv(8, activation="relu")(a), conv(8, activation="relu")(b)
+    dense = layers.Dense(5, activation="relu")
+    x, y = inner(x), inner(layers.Maximum()([y, x]))
+    one, two = dense(tail(x)), dense(tail(y))
+    return keras.Model(
+        [a, b], [layers.Dense(2)(one), layers.Dense(3)(layers.Subtract()([one, two]))]
+    )
+
+
+def inside():
+    """A nested model with several inputs and outputs, two levels deep."""
+    a, b = keras.Input((6, 6, 8)), keras.Input((6, 6, 8))
+    deep = chain((6, 6, 8), conv(10, activation="relu"), conv(8), name="deep")
+    middle = keras.Model(
+        [a, b], [layers.Add()([deep(a), b]), layers.Concatenate()([a, b])], name="m"
+    )
+    inputs = keras.Input((6, 6, 3))
+    x, y = middle([conv(8, activation="relu")(inputs), conv(8)(inputs)])
+    return keras.Model(inputs, [conv(3)(x), conv(2)(y)])
+
+
+def sequence():
+    return chain(
+        (16, 4), layers.Conv1D(8, 3, padding="causal", activation="relu"),
+        layers.DepthwiseConv1D(3), layers.BatchNormalization(), layers.ReLU(),
+        layers.SeparableConv1D(6, 3), layers.MaxPooling1D(), layers.ZeroPadding1D(1),
+        layers.Conv1DTranspose(8, 3), layers.UpSampling1D(2), layers.Cropping1D(1),
+        layers.PReLU(shared_axes=[1]), layers.GlobalAveragePooling1D(), layers.RepeatVector(3),
+        layers.Conv1D(4, 2),
+    )  # fmt: skip
+
+
+def volume():
+    return chain(
+        (4, 4, 4, 2), layers.Conv3D(6, 2, activation="relu"), layers.MaxPooling3D(),
+        layers.Conv3DTranspose(4, 2), layers.ReLU(), layers.Flatten(), layers.Dense(2),
+    )  # fmt: skip
+
+
+def recurrent():
+    return chain(
+        (6, 4), layers.Conv1D(8, 3, activation="relu"), layers.LSTM(8, return_sequences=True),
+        layers.GRU(6, return_sequences=True),
+        layers.GRU(5, reset_after=False, return_sequences=True), layers.SimpleRNN(6),
+        layers.Dense(3),
+    )  # fmt: skip
+
+
+def wrapped():
+    return chain(
+        (6, 5), layers.Dense(8, activation="relu"),
+        layers.Bidirectional(layers.LSTM(6, return_sequences=True)),
+        layers.TimeDistributed(layers.Dense(8, activation="relu")),
+        layers.Bidirectional(layers.GRU(5, return_sequences=True), merge_mode="sum"),
+        layers.TimeDistributed(layers.BatchNormalization()), layers.ReLU(),
+        layers.TimeDistributed(layers.Dense(3)),
+    )  # fmt: skip
+
+
+def attention():
+    """Transformer layers without normalisation, which no removal leaves as it is."""
+    inputs = keras.Input((6, 5))
+    x = layers.Dense(12)(inputs)
+    x = x + layers.MultiHeadAttention(4, 6, value_dim=5)(x, x)
+    x = x + layers.Dense(12)(layers.Dense(16, activation="relu")(x))
+    x = x + layers.MultiHeadAttention(2, 4, use_bias=False)(x, layers.Dense(7)(x))
+    x = x + layers.GroupQueryAttention(4, 4, 2)(x, x)
+    return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
+
+
+def attention_by_hand():
+    inputs = keras.Input((6, 5))
+    x = layers.Dense(12, activation="relu")(inputs)
+    q, k, v = (ops.reshape(layers.Dense(16)(x), (-1, 6, 2, 8)) for _ in range(3))
+    q, k, v = (ops.transpose(one, (0, 2, 1, 3)) for one in (q, k, v))
+    scores = ops.softmax(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))) / 3.0)
+    y = ops.reshape(ops.transpose(ops.matmul(scores, v), (0, 2, 1, 3)), (-1, 6, 16))
+    y = layers.EinsumDense("abc,cde->abde", (6, 2, 4), bias_axes="de")(y)
+    y = layers.EinsumDense("abde,dec->abc", (6, 12), bias_axes="c")(y)
+    z = ops.einsum("btc,bsc->bts", x + y, layers.EinsumDense("...x,xy->...y", 12)(x))
+    return keras.Model(inputs, [layers.Dense(3)(x + y), z])
+
+
+NETWORKS: dict[str, Callable[[], keras.Model]] = {
+    build.__name__: build
+    for build in (
+        plain, sequential, residual, dense_block, squeeze_excite, separable, grouped, shuffled,
+        split, shared_and_nested, inside, sequence, volume, recurrent, wrapped, attention,
+        attention_by_hand,
+    )
+}  # fmt: skip

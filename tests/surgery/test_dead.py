@@ -1,0 +1,149 @@
+"""`tfc.remove_dead`: channels that make no difference go, and the outputs stay."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from channel_networks import NETWORKS, bn_relu, conv
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from surgery_support import assert_same_outputs, chain, scramble
+from test_channels import PARTS, network, silence
+
+import tfcompress as tfc
+from tfcompress.errors import ModelTypeError
+from tfcompress.surgery.channels.analysis import Analysis
+from tfcompress.surgery.channels.units import families
+
+layers, ops = keras.layers, keras.ops
+
+
+def widths(model):
+    return {e.name: e.details.get("channels") for e in model.compression_report.changed}
+
+
+def same_and_smaller(model, tolerance=1e-5):
+    before = [np.array(v) for v in model.weights]
+    smaller = tfc.remove_dead(model)
+    for one, two in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert_same_outputs(model, smaller, tolerance)
+    return smaller
+
+
+def silence_some(model, seed=0):
+    scramble(model, seed)
+    found = Analysis(model)
+    generator = np.random.default_rng(seed)
+    gone = np.zeros(found.classes.max() + 1, bool)
+    for family in families(found):
+        gone[generator.permutation(family.units)[: len(family.units) // 2]] = True
+    silence(found, gone)
+
+
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"recurrent", "wrapped"}))
+def test_silent_channels_go(name):
+    model = NETWORKS[name]()
+    silence_some(model)
+    smaller = same_and_smaller(model)
+    assert tfc.complexity(smaller).parameters < tfc.complexity(model).parameters
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    parts=st.lists(st.sampled_from(PARTS), min_size=1, max_size=4),
+    widths=st.lists(st.sampled_from([2, 4, 6]), min_size=6, max_size=6),
+    flat=st.booleans(), several=st.booleans(), share=st.floats(0.1, 0.9), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_random_zeros_in_random_networks(parts, widths, flat, several, share, seed):
+    """Zeros where they fall: scales, filters and what is read, with constants behind them."""
+    model = scramble(network(parts, widths, flat, several), seed)
+    generator = np.random.default_rng(seed)
+    for variable in model.weights:
+        value = np.array(variable)
+        if variable.ndim > 1:
+            value[..., generator.random(value.shape[-1]) < share] = 0
+            value[..., generator.random(value.shape[-2]) < share / 2, :] = 0
+        elif "gamma" in variable.path:
+            value[generator.random(value.shape) < share] = 0
+        variable.assign(value)
+    same_and_smaller(model)
+
+
+def test_constants_go_into_the_next_bias():
+    model = scramble(chain(
+        (9, 9, 3), layers.Conv2D(6, 3, use_bias=False), layers.BatchNormalization(), layers.ReLU(),
+        layers.DepthwiseConv2D(2), layers.AveragePooling2D(2), layers.Conv2D(5, 2, use_bias=False),
+        layers.Flatten(), layers.Dense(4, activation="tanh"), layers.Dense(2),
+    ))  # fmt: skip
+    gamma, beta = np.ones(6), np.linspace(-1, 1, 6)
+    gamma[[0, 3, 4]] = 0  # constants: 0 behind the ReLU, and two above it
+    model.layers[2].gamma.assign(gamma)
+    model.layers[2].beta.assign(beta)
+    smaller = same_and_smaller(model)
+    assert smaller.layers[1].filters == 3
+    assert smaller.layers[6].use_bias
+    assert widths(smaller)[model.layers[1].name] == "6 -> 3"
+
+
+def test_padding_keeps_constants_that_are_not_0():
+    model = scramble(chain((6, 6, 3), conv(6), layers.BatchNormalization(), layers.ReLU(), conv(2)))
+    gamma, beta = np.ones(6), np.full(6, 0.5)
+    gamma[:3], beta[0] = 0, -0.5
+    model.layers[2].gamma.assign(gamma)
+    model.layers[2].beta.assign(beta)
+    smaller = same_and_smaller(model)
+    assert smaller.layers[1].filters == 5
+    assert any("pads with" in note for note in smaller.compression_report.notes)
+
+
+def test_what_only_fed_the_dead_goes_too():
+    model = scramble(chain((6, 6, 3), conv(6), bn_relu, conv(5), layers.ReLU(), conv(2)))
+    kernel = np.array(model.layers[-1].kernel)
+    kernel[:, :, 1:] = 0
+    model.layers[-1].kernel.assign(kernel)
+    first = np.array(model.layers[-3].kernel)
+    first[:, :, 2:, 0] = 0
+    model.layers[-3].kernel.assign(first)
+    smaller = same_and_smaller(model)
+    assert [layer.filters for layer in smaller.layers if hasattr(layer, "filters")] == [2, 1, 2]
+
+
+def test_a_layer_of_only_dead_channels_keeps_one():
+    model = scramble(chain((6, 6, 3), conv(4), layers.ReLU(), conv(2)))
+    model.layers[1].kernel.assign(np.zeros((3, 3, 3, 4)))
+    model.layers[1].bias.assign(-np.ones(4))
+    smaller = same_and_smaller(model)
+    assert smaller.layers[1].filters == 1
+
+
+def test_a_residual_channel_stays_while_one_of_its_makers_lives():
+    inputs = keras.Input((6, 6, 3))
+    x = conv(6)(inputs)
+    y = conv(6)(layers.ReLU()(x))
+    model = scramble(keras.Model(inputs, conv(2)(layers.ReLU()(x + y))))
+    kernel = np.array(model.layers[1].kernel)
+    kernel[..., :3] = 0
+    model.layers[1].kernel.assign(kernel)
+    assert same_and_smaller(model).layers[1].filters == 6
+
+
+def test_nothing_dead():
+    model = scramble(NETWORKS["residual"]())
+    smaller = same_and_smaller(model)
+    assert not smaller.compression_report.changed
+    assert tfc.complexity(smaller).parameters == tfc.complexity(model).parameters
+
+
+def test_normalisation_over_channels_keeps_them():
+    model = scramble(chain((6, 5), layers.Dense(8), layers.LayerNormalization(), layers.Dense(2)))
+    kernel, bias = np.array(model.layers[1].kernel), np.array(model.layers[1].bias)
+    kernel[:, :4], bias[:4] = 0, 0
+    model.layers[1].set_weights([kernel, bias])
+    assert same_and_smaller(model).layers[1].units == 8
+
+
+def test_not_a_model():
+    with pytest.raises(ModelTypeError):
+        tfc.remove_dead(3)

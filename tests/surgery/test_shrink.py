@@ -1,0 +1,377 @@
+"""`tfc.shrink`: the share that was asked for, on networks that train, save, load and convert."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from channel_networks import NETWORKS, bn_relu, conv
+from surgery_support import (
+    assert_trains_saves_converts,
+    chain,
+    entries,
+    examples,
+    outputs,
+    scramble,
+)
+
+import tfcompress as tfc
+from tfcompress.errors import ConfigError, DataError, ModelTypeError, ScopeError
+
+layers, ops = keras.layers, keras.ops
+
+
+def network(width=24):
+    inputs = keras.Input((12, 12, 3))
+    plain = {"use_bias": False}
+    x = bn_relu(conv(width, **plain)(inputs))
+    y = bn_relu(conv(2 * width, **plain)(x))
+    x = layers.Add()([x, bn_relu(conv(width, **plain)(y))])
+    x = layers.Concatenate()([x, bn_relu(conv(width, 1, **plain)(x))])
+    x = bn_relu(layers.DepthwiseConv2D(3, strides=2, **plain)(x))
+    x = layers.Flatten()(conv(width, 1, activation="relu")(x))
+    return scramble(keras.Model(inputs, layers.Dense(5)(x)))
+
+
+def saved(model, smaller, target="multiply_adds"):
+    return 1 - getattr(tfc.complexity(smaller), target) / getattr(tfc.complexity(model), target)
+
+
+def widths(model):
+    return [
+        getattr(layer, "filters", None) or layer.units
+        for layer in model._flatten_layers()
+        if hasattr(layer, "filters") or hasattr(layer, "units")
+    ]
+
+
+@pytest.mark.parametrize("pooling", ["global", "layer"])
+@pytest.mark.parametrize("target", ["multiply_adds", "parameters"])
+@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.8])
+def test_the_share_that_was_asked_for(ratio, target, pooling):
+    model = network()
+    before = [np.array(v) for v in model.weights]
+    smaller = tfc.shrink(model, ratio, target=target, pooling=pooling, round_to=2)
+    assert abs(saved(model, smaller, target) - ratio) < 0.04
+    reached = smaller.compression_report.settings["reached"]
+    assert reached == pytest.approx(saved(model, smaller, target), abs=1e-4)
+    for one, two in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("round_to", [1, 8, 16])
+def test_widths_are_multiples(round_to):
+    smaller = tfc.shrink(network(64), 0.5, round_to=round_to)
+    assert all(width % round_to == 0 for width in widths(smaller)[:-1])
+    assert abs(saved(network(64), smaller) - 0.5) < 0.05
+
+
+def test_grouped_widths_are_multiples_too():
+    model = chain(
+        (8, 8, 3), conv(64), conv(64, groups=4), layers.GroupNormalization(4), conv(96), conv(4)
+    )
+    smaller = tfc.shrink(model, 0.5)
+    for layer in smaller.layers[1:-1]:
+        assert getattr(layer, "filters", 8) % 8 == 0
+    assert abs(saved(model, smaller) - 0.5) < 0.05
+
+
+IMPORTANCES = {
+    "magnitude": "magnitude", "bn_gamma": "bn_gamma", "taylor": "taylor",
+    "activation": "activation", "geometric_median": "geometric_median", "random": "random",
+    "function": lambda filters: np.abs(filters).max(1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IMPORTANCES)
+def test_every_importance_tells_noise_from_signal(name):
+    """Half of the channels are all but silent; each importance but chance takes those."""
+    model = chain(
+        (8, 8, 3), conv(16), layers.BatchNormalization(), layers.ReLU(),
+        conv(16), layers.BatchNormalization(), layers.ReLU(),
+        layers.GlobalAveragePooling2D(), layers.Dense(3),
+    )  # fmt: skip
+    scramble(model)
+    quiet = np.arange(16) % 2 == 1
+    for layer in model.layers:
+        if isinstance(layer, layers.Conv2D):
+            layer.set_weights([w * np.where(quiet, 1e-3, 1.0) for w in layer.get_weights()])
+        if isinstance(layer, layers.BatchNormalization):
+            layer.moving_mean.assign(np.zeros(16))
+            layer.moving_variance.assign(np.ones(16))
+            layer.beta.assign(np.where(quiet, 0.0, 0.3))
+            layer.gamma.assign(np.where(quiet, 1e-3, 1.0))
+    x = examples(model, 40)
+    y = np.random.default_rng(0).normal(size=(40, 3))
+    smaller = tfc.shrink(
+        model, 0.7, importance=IMPORTANCES[name], data=(x, y), loss="mse", round_to=4,
+        pooling="layer",
+    )  # fmt: skip
+    assert widths(smaller) == [8, 8, 3]
+    if name != "random":
+        np.testing.assert_array_equal(
+            np.array(smaller.layers[1].kernel), np.array(model.layers[1].kernel)[..., ~quiet]
+        )
+        np.testing.assert_array_equal(
+            np.array(smaller.layers[-1].kernel), np.array(model.layers[-1].kernel)[~quiet]
+        )
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_taylor_takes_the_loss_that_the_model_is_compiled_with(sequential):
+    model = NETWORKS["sequential"]() if sequential else network()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    data = (examples(model, 8), np.arange(8) % 3)
+    assert saved(model, tfc.shrink(model, 0.3, importance="taylor", data=data, round_to=1)) > 0.25
+
+
+def test_channels_without_batchnorm_stay_under_bn_gamma():
+    model = chain((8, 8, 3), conv(16), layers.BatchNormalization(), conv(16), conv(4))
+    smaller = tfc.shrink(model, 0.3, importance="bn_gamma", round_to=1)
+    assert widths(smaller)[1:] == [16, 4]
+
+
+def test_global_pooling_takes_more_from_redundant_layers():
+    model = chain((8, 8, 3), conv(16), layers.ReLU(), conv(16), layers.ReLU(), conv(4))
+    scramble(model)
+    kernel = np.array(model.layers[1].kernel)
+    kernel[..., 4:] *= 1e-3
+    model.layers[1].kernel.assign(kernel)
+    smaller = tfc.shrink(model, 0.5, round_to=1)
+    first, second, _ = widths(smaller)
+    assert first < 8 < second
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_graph_shape(name, tmp_path):
+    model = scramble(NETWORKS[name]())
+    smaller = tfc.shrink(model, 0.4, round_to=1)
+    assert abs(saved(model, smaller) - 0.4) < 0.15  # few channels: coarse steps
+    x = examples(smaller)
+    smaller.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for one, two in zip(outputs(smaller, x), outputs(loaded, x), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_trains_saves_converts(tmp_path):
+    assert_trains_saves_converts(tfc.shrink(network(), 0.5, round_to=2), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["attention", "split"])
+def test_converts(name):
+    smaller = tfc.shrink(scramble(NETWORKS[name]()), 0.5, round_to=1)
+    x = examples(smaller)
+    expected = np.asarray(smaller(x, training=False))
+    found = tfc.convert(smaller).predict(x)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+APPLICATIONS = ("MobileNetV2", "ResNet50V2", "EfficientNetB0")
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_known_networks(name):
+    model = getattr(keras.applications, name)(input_shape=(32, 32, 3), weights=None, classes=10)
+    smaller = tfc.shrink(model, 0.5)
+    assert abs(saved(model, smaller) - 0.5) < 0.02
+    assert np.isfinite(smaller(np.ones((1, 32, 32, 3)), training=False)).all()
+
+
+def test_a_transformer_with_embeddings_and_norms(tmp_path):
+    inputs = keras.Input((10,), dtype="int32")
+    places = ops.cumsum(ops.ones_like(inputs), axis=1) - 1
+    x = layers.Embedding(50, 32)(inputs) + layers.Embedding(10, 32)(places)
+    for _ in range(2):
+        x = layers.LayerNormalization()(x + layers.MultiHeadAttention(4, 8)(x, x))
+        y = layers.Dense(32)(layers.Dropout(0.1)(layers.Dense(64, activation="gelu")(x)))
+        x = layers.LayerNormalization()(layers.Add()([x, y]))
+    outputs = layers.Dense(4, activation="softmax")(layers.GlobalAveragePooling1D()(x))
+    model = scramble(keras.Model(inputs, outputs))
+    smaller = tfc.shrink(model, 0.5, round_to=4)
+    assert abs(saved(model, smaller) - 0.5) < 0.05
+    told = {e.kind: e.details for e in smaller.compression_report.changed}
+    assert {"Embedding", "MultiHeadAttention", "Dense"} <= set(told)
+    smaller.save(tmp_path / "model.keras")
+    x = np.arange(30).reshape(3, 10)
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(x), smaller(x))
+
+
+def test_barriers_are_told_and_keep_their_channels():
+    class Mixing(layers.Layer):
+        def call(self, x):
+            return ops.flip(x, -1)
+
+    class OwnDense(layers.Dense):
+        def call(self, x):
+            return super().call(x[..., ::-1])
+
+    inputs = keras.Input((8, 8, 3))
+    x = conv(16, name="free")(inputs)
+    x = conv(16, name="before")(x)
+    x = conv(16, name="after")(Mixing(name="mixing")(x))
+    x = OwnDense(8, name="own")(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, layers.Dense(2, name="last")(x))
+    smaller = tfc.shrink(model, 0.25)
+    told = entries(smaller)
+    assert told["free"][0] == "shrunk"
+    assert told["mixing"] == ("left", "what Mixing does to single channels is not known")
+    assert "call() of its own" in told["own"][1]
+    assert told["before"][0] == told["after"][0] == told["last"][0] == "left"
+    assert "what keeps all of its own" in told["before"][1]
+
+
+def test_include_and_exclude():
+    model = chain(
+        (8, 8, 3), conv(16, name="a"), layers.ReLU(), conv(16, name="b"), conv(16, name="c"),
+        conv(2, name="d"),
+    )  # fmt: skip
+    assert widths(tfc.shrink(model, 0.3, include="a", round_to=1))[1:] == [16, 16, 2]
+    smaller = tfc.shrink(model, 0.3, exclude=["b"], round_to=1)
+    assert widths(smaller)[1] == 16
+    assert entries(smaller)["b"] == ("left", "excluded")
+    with pytest.raises(ScopeError):
+        tfc.shrink(model, 0.3, include="nothing")
+
+
+def test_flags_and_seeds_stay():
+    model = chain((8, 8, 3), conv(16), layers.Dropout(0.5, seed=3), conv(16), conv(2))
+    model.layers[1].trainable = False
+    smaller = tfc.shrink(model, 0.4, round_to=1)
+    assert not smaller.layers[1].trainable and smaller.layers[3].trainable
+    assert smaller.layers[2].seed == 3
+
+
+def test_open_sizes():
+    inputs = keras.Input((None, None, 3))
+    x = layers.GlobalAveragePooling2D()(bn_relu(conv(32)(bn_relu(conv(32)(inputs)))))
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    assert abs(saved(model, tfc.shrink(model, 0.5)) - 0.5) < 0.1
+
+
+def test_latency_is_measured_on_files(monkeypatch):
+    """Sizes of files stand for times: what is measured, and how often, is the same."""
+    from tfcompress.deploy import benchmark
+
+    measured = []
+
+    def fake(paths, *, runs):
+        measured.append(runs)
+        sizes = [path.stat().st_size for path in paths]
+        rows = [benchmark.BenchmarkRow("", "", 1, n, n, n, 0, 0, 1) for n in sizes]
+        return benchmark.BenchmarkReport(rows)
+
+    monkeypatch.setattr(benchmark, "benchmark", fake)
+    model = chain((8,), *(layers.Dense(64, activation="relu") for _ in range(3)), layers.Dense(2))
+    smaller = tfc.shrink(model, 0.5, target="latency")
+    assert 0.3 < smaller.compression_report.settings["reached"] < 0.7
+    assert abs(saved(model, smaller, "parameters") - 0.5) < 0.2
+    assert 1 < len(measured) < 15
+
+
+BAD = {
+    "ratio": {"ratio": None}, "ratio of all": {"ratio": 1.0}, "ratio bool": {"ratio": True},
+    "target": {"target": "energy"}, "importance": {"importance": "luck"},
+    "importance class": {"importance": int}, "round_to": {"round_to": 0},
+    "round_to float": {"round_to": 2.5}, "pooling": {"pooling": "erk"},
+    "shape of scores": {"importance": lambda filters: filters},
+    "NaN": {"importance": lambda filters: np.full(len(filters), np.nan)},
+    "too much": {"ratio": 0.99, "round_to": 16},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_arguments(name):
+    with pytest.raises(ConfigError, match="Received"):
+        tfc.shrink(network(), **{"ratio": 0.5, **BAD[name]})
+
+
+def test_bad_data():
+    model = network()
+    for importance in ("taylor", "activation"):
+        with pytest.raises(DataError, match="Received"):
+            tfc.shrink(model, 0.5, importance=importance)
+        with pytest.raises(DataError, match="Received"):
+            data = (np.zeros((4, 5)), np.zeros(4))
+            tfc.shrink(model, 0.5, importance=importance, data=data, loss="mse")
+    with pytest.raises(ConfigError, match="loss"):
+        tfc.shrink(model, 0.5, importance="taylor", data=(examples(model), np.zeros(3)))
+
+
+def test_bad_models():
+    class Own(keras.Model):
+        def call(self, x):
+            return x
+
+    for model in (3, Own(), keras.Sequential([layers.Dense(3)])):
+        with pytest.raises(ModelTypeError):
+            tfc.shrink(model, 0.5)
+
+
+def test_schedule_reaches_its_shares():
+    model = network()
+    trained = []
+    schedule = tfc.ShrinkSchedule(3, ratio=0.6, round_to=1)
+    smaller = schedule.run(model, lambda one: trained.append(saved(model, one)))
+    assert len(trained) == 3 and trained == sorted(trained)
+    assert abs(saved(model, smaller) - 0.6) < 0.03
+    shares = [0.2, 0.3]
+    for share, one in zip(
+        shares, tfc.ShrinkSchedule(shares, round_to=1).models(model), strict=True
+    ):
+        assert abs(saved(model, one) - share) < 0.03
+
+
+def test_schedule_goes_on_from_what_was_trained():
+    model = network()
+    models = tfc.ShrinkSchedule(2, ratio=0.5, round_to=1).models(model)
+    first = next(models)
+    first.layers[-1].set_weights([np.ones_like(w) for w in first.layers[-1].get_weights()])
+    assert (np.array(next(models).layers[-1].kernel) == 1).all()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(0, 0.5), (2, None), (2, 1.5), ([0.5, 0.2], None), ([], None), ([0.5], 0.5), ("no", None)],
+)
+def test_bad_schedules(arguments):
+    with pytest.raises(ConfigError, match="Received"):
+        tfc.ShrinkSchedule(*arguments)
+
+
+def test_bad_schedule_options():
+    with pytest.raises(ConfigError, match="portion"):
+        tfc.ShrinkSchedule(2, ratio=0.5, portion=3)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_slimming_gives_zeros_that_shrink_takes(optimizer):
+    model = chain(
+        (8, 8, 3), conv(16), layers.BatchNormalization(), layers.ReLU(),
+        layers.GlobalAveragePooling2D(), layers.Dense(2),
+    )  # fmt: skip
+    scramble(model)
+    gamma = np.where(np.arange(16) < 8, 0.01, 1.0)
+    model.layers[2].gamma.assign(gamma)
+    model.layers[2].beta.assign(np.zeros(16))
+    model.layers[2].moving_mean.assign(np.zeros(16))
+    chosen = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[optimizer]
+    model.compile(chosen(1e-3), "mse")
+    x = examples(model, 32)
+    history = model.fit(
+        x, np.zeros((32, 2)), batch_size=8, verbose=0, callbacks=[tfc.BatchNormSparsity(6.0)]
+    )
+    zeros = np.array(model.layers[2].gamma) == 0
+    assert zeros[:8].sum() >= 6 and not zeros[8:].any()
+    assert history.history["zero_gammas"][-1] == pytest.approx(zeros.mean())
+    smaller = tfc.shrink(model, 0.4, importance="bn_gamma", round_to=8)
+    assert smaller.layers[1].filters == 8
+
+
+def test_bad_slimming():
+    with pytest.raises(ConfigError, match="Received"):
+        tfc.BatchNormSparsity(-1)
+    model = chain((4,), layers.Dense(2))
+    model.compile("sgd", "mse")
+    with pytest.raises(ConfigError, match="BatchNormalization"):
+        model.fit(np.ones((2, 4)), np.ones((2, 2)), callbacks=[tfc.BatchNormSparsity()], verbose=0)

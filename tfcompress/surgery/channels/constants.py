@@ -1,0 +1,206 @@
+"""Channels that have the same value everywhere, whatever the input: found by walking the calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from tfcompress.graph.flow import Call, Value
+from tfcompress.surgery.channels import (
+    elementwise,
+    indexing,
+    linear,
+    norms,
+    products,
+    shapes,
+    spatial,
+)
+from tfcompress.surgery.channels.analysis import Analysis
+from tfcompress.surgery.channels.handlers import handler_of
+from tfcompress.surgery.channels.sums import FOLDING, constant_outputs
+
+_ELEMENTWISE = (
+    elementwise._one, elementwise._several, elementwise._merge, elementwise._activation,
+    elementwise._dropout, elementwise._rescaling,
+)  # fmt: skip
+_MOVING = (
+    shapes._concatenate, shapes._flatten, shapes._reshape_layer, shapes._reshape_operation,
+    shapes._permute, shapes._transpose, shapes._swapaxes, shapes._repeat_vector, shapes._expand,
+    shapes._squeeze, indexing._split, indexing._get_item, indexing._repeat, indexing._pad,
+    spatial._moving, spatial._global,
+)  # fmt: skip
+_PRODUCTS = ("Multiply",)
+
+
+class Constants:
+    """The values of constant channels.
+
+    Args:
+        found: the atoms of a model.
+    """
+
+    def __init__(self, found: Analysis) -> None:
+        self._found = found
+        self._known: dict[int, np.ndarray] = {}
+        for call in found.flow.calls:
+            self._visit(call)
+
+    def along(self, value: Value) -> np.ndarray:
+        """(channels,): the constants along the axis with atoms, NaN for what varies."""
+        known = self._known.get(id(value))
+        axis = self.axis(value)
+        if known is None:
+            return np.full(0 if axis is None else value.shape[axis] or 0, np.nan)
+        return known
+
+    def axis(self, value: Value) -> int | None:
+        """The one axis with atoms; None where there is none, or several."""
+        numbers = [n for n, axis in enumerate(self._found.axes(value)) if axis is not None]
+        return numbers[0] if len(numbers) == 1 else None
+
+    def _visit(self, call: Call) -> None:
+        record = self._found.records[id(call.operation)]
+        if call.kwargs.get("training") or (record.barrier and not record.slots):
+            return
+        handler: Any = handler_of(call.operation)
+        if handler in _MOVING:
+            self._moved(call)
+        elif handler in _ELEMENTWISE:
+            self._set(call.results[0], self._evaluated(call))
+        elif isinstance(call.operation, FOLDING) and record.slots:
+            self._set(call.results[0], self._linear(call))
+        elif handler is norms._batch:
+            self._set(call.results[0], self._batch(call))
+        elif handler is linear._embedding:
+            table = np.asarray(call.operation.embeddings, np.float64)
+            same = (table == table[:1]).all(0)
+            self._set(call.results[0], np.where(same, table[0], np.nan))
+
+    def _set(self, value: Value, constants: np.ndarray | None) -> None:
+        axis = self.axis(value)
+        if constants is not None and axis is not None and len(constants) == value.shape[axis]:
+            self._known[id(value)] = np.where(np.isfinite(constants), constants, np.nan)
+
+    def _moved(self, call: Call) -> None:
+        """Operators that move channels: each takes its constant with it, by its atom."""
+        if getattr(call.operation, "data_format", "") is None:
+            return
+        zero_only = "Padding" in type(call.operation).__name__ or type(call.operation).__name__ in (
+            "Pad",
+            "Resizing",
+        )
+        by_atom: dict[int, float] = {}
+        for value in call.inputs:
+            axis = self.axis(value)
+            if axis is None:
+                continue
+            atoms = self._found.axes(value)[axis]
+            assert atoms is not None
+            for atom, constant in zip(atoms, self.along(value), strict=True):
+                known = by_atom.setdefault(int(atom), float(constant))
+                if known != constant or (zero_only and constant != 0):
+                    by_atom[int(atom)] = float("nan")
+        by_atom[0] = float("nan")
+        if zero_only and getattr(call.operation, "fill_value", 0) not in (0, None):
+            return
+        if getattr(call.operation, "mode", "constant") != "constant" or (
+            call.inputs[1:] and zero_only
+        ):
+            return
+        for result in call.results:
+            axis = self.axis(result)
+            if axis is not None:
+                atoms = self._found.axes(result)[axis]
+                assert atoms is not None
+                self._set(result, np.array([by_atom.get(int(a), float("nan")) for a in atoms]))
+
+    def _evaluated(self, call: Call) -> np.ndarray | None:
+        """Runs an elementwise operator on the constants alone."""
+        (result,) = call.results
+        varying: list[np.ndarray] = []
+        zero: list[np.ndarray] = []
+
+        def given(item: Any) -> Any:
+            if not isinstance(item, Value):
+                return item
+            shape = [1] * len(item.shape)
+            axis = self.axis(item)
+            values: np.ndarray = np.full(1, np.nan)
+            if axis is not None:
+                values = self.along(item)
+                shape[axis] = len(values)
+            values = values.reshape(shape)
+            varying.append(np.isnan(values))
+            zero.append(values == 0)
+            dtype = "float32" if item.dtype == "bool" else item.dtype
+            return keras.ops.convert_to_tensor(np.where(np.isnan(values), 0.5, values), dtype)
+
+        args, kwargs = keras.tree.map_structure(given, (call.args, call.kwargs))
+        axis = self.axis(result)
+        if axis is None or not varying:
+            return None
+        try:
+            values = np.asarray(call.operation(*args, **kwargs), np.float64)
+            varies = np.array(np.broadcast_arrays(*varying)).any(0)
+            if type(call.operation).__name__ in _PRODUCTS:
+                varies &= ~np.array(np.broadcast_arrays(*zero)).any(0)
+                values = np.where(np.array(np.broadcast_arrays(*zero)).any(0), 0.0, values)
+        except Exception:
+            return None  # it cannot be asked in this way: nothing is known of what it gives
+        if values.size != values.shape[axis] or values.shape != varies.shape:
+            return None
+        return np.where(varies, np.nan, values).reshape(-1)
+
+    def _linear(self, call: Call) -> np.ndarray | None:
+        layer, (value,) = call.operation, call.inputs
+        axis = linear.channel_axis(call)
+        mine = self.axis(value) == axis
+        constants = self.along(value) if mine else np.full(value.shape[axis] or 0, np.nan)
+        return activated(layer, constant_outputs(layer, constants))
+
+    def _batch(self, call: Call) -> np.ndarray | None:
+        layer, value = call.operation, call.inputs[0]
+        if self.axis(value) is None or self.axis(value) != layer.axis % len(value.shape):
+            return None
+        constants = self.along(value)
+        mean, variance, gamma, beta = (
+            None if one is None else np.asarray(one, np.float64)
+            for one in (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta)
+        )
+        assert mean is not None and variance is not None
+        scale = 1 / np.sqrt(variance + layer.epsilon)
+        scale = scale if gamma is None else scale * gamma
+        shift: Any = 0.0 if beta is None else beta
+        return np.where(scale == 0, shift, (constants - mean) * scale + shift)
+
+
+def activated(layer: Any, values: np.ndarray) -> np.ndarray | None:
+    """Constants behind a layer's activation."""
+    activation = getattr(layer, "activation", None)
+    if activation is None:
+        return values
+    try:
+        elementwise.check_activation(activation)
+        filled = keras.ops.convert_to_tensor(np.nan_to_num(values), layer.compute_dtype)
+        result = np.asarray(activation(filled), np.float64)
+    except Exception:
+        return None
+    return np.where(np.isnan(values), np.nan, result)
+
+
+def separable(call: Call) -> bool:
+    """Whether each channel that a call reads reaches only its own, or a weight that reads it."""
+    handler: Any = handler_of(call.operation)
+    known = (*_ELEMENTWISE, *_MOVING, norms._batch, norms._prelu, norms._layer_scale)
+    if isinstance(call.operation, (layers.EinsumDense, layers.MultiHeadAttention)):
+        return handler is not None
+    return handler in known or isinstance(call.operation, FOLDING)
+
+
+def is_product(call: Call) -> bool:
+    """Whether a call sums up products of tensors."""
+    handler: Any = handler_of(call.operation)
+    return handler in (products._einsum, products._matmul)

@@ -1,0 +1,237 @@
+"""How important each unit is: from its weights, its activations, or the loss without it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.errors import ConfigError, DataError
+from tfcompress.surgery.channels.analysis import Analysis, Slot
+from tfcompress.surgery.channels.units import Family
+
+IMPORTANCES = (
+    "magnitude", "bn_gamma", "taylor", "activation", "geometric_median", "random",
+)  # fmt: skip
+NEED_DATA = ("taylor", "activation")
+
+
+class Tally:
+    """Sums of values by class."""
+
+    def __init__(self, found: Analysis) -> None:
+        self._classes = found.classes
+        self.sums = np.zeros(int(found.classes.max()) + 1)
+        self.counts = np.zeros_like(self.sums)
+
+    def add(self, axis: np.ndarray, values: np.ndarray) -> None:
+        """Adds one value for each index of an axis."""
+        size = len(self.sums)
+        self.sums += np.bincount(self._classes[axis], np.asarray(values, np.float64), size)
+        self.counts += np.bincount(self._classes[axis], minlength=size)
+
+
+def importances(
+    found: Analysis,
+    families: Sequence[Family],
+    importance: Any,
+    model: keras.Model,
+    data: Any = None,
+    loss: Any = None,
+    seed: int = 0,
+) -> list[np.ndarray]:
+    """The importance of each unit of each family, with mean 1 within a family.
+
+    Infinite where it cannot be told, as the BatchNormalization scale of channels that have none:
+    such units stay.
+
+    Args:
+        found: the atoms of the model.
+        families: its families.
+        importance: see `tfc.shrink`.
+        model: the model.
+        data: see `tfc.shrink`.
+        loss: likewise.
+        seed: of `"random"`.
+    """
+    if importance == "taylor":
+        from tfcompress.surgery.channels.taylor import taylor
+
+        total = taylor(found, model, data, loss)
+    elif importance == "activation":
+        total = _activation(found, model, data)
+    elif importance == "random":
+        total = np.random.default_rng(seed).random(int(found.classes.max()) + 1)
+    elif importance == "bn_gamma":
+        total = _gamma(found)
+    elif importance == "geometric_median":
+        total = _by_filters(found, _distances)
+    elif importance == "magnitude":
+        total = _by_filters(found, lambda filters: np.linalg.norm(filters, axis=1))
+    else:
+        total = _by_filters(found, _checked(importance))
+    result = []
+    for family in families:
+        scores = np.where(np.isnan(total[family.units]), np.inf, total[family.units])
+        finite = scores[np.isfinite(scores)]
+        mean = float(np.abs(finite).mean()) if len(finite) else 0.0
+        result.append(scores / mean if mean > 0 else scores)
+    return result
+
+
+def slots_of(found: Analysis) -> Iterator[Slot]:
+    """The weights of all layers."""
+    for record in found.records.values():
+        yield from record.slots
+
+
+def filters_of(slot: Slot, axis: int, values: Any = None) -> np.ndarray:
+    """(channels, weights of each): a weight's values by the index along one of its axes."""
+    array = np.asarray(slot.variable if values is None else values, np.float64)
+    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+
+
+def _by_filters(found: Analysis, score: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """What a function says of the filters of each kernel, summed over the layers of a unit."""
+    tally = Tally(found)
+    for slot in slots_of(found):
+        if len(slot.variable.shape) < 2:
+            continue
+        for number in slot.makes:
+            axis = slot.axes[number]
+            if axis is not None:
+                tally.add(axis, score(filters_of(slot, number)))
+    return np.where(tally.counts > 0, tally.sums, np.nan)
+
+
+def _distances(filters: np.ndarray) -> np.ndarray:
+    """Sums of distances to all other filters: those near the geometric median are least missed."""
+    squares = (filters**2).sum(1)
+    between = squares[:, None] + squares[None, :] - 2 * filters @ filters.T
+    return np.asarray(np.sqrt(np.maximum(between, 0)).sum(1))
+
+
+def _gamma(found: Analysis) -> np.ndarray:
+    tally = Tally(found)
+    for record in found.records.values():
+        gamma = getattr(record.operation, "gamma", None)
+        if isinstance(record.operation, keras.layers.BatchNormalization):
+            for slot in record.slots:
+                if slot.variable is gamma and slot.axes[0] is not None:
+                    tally.add(slot.axes[0], np.abs(np.asarray(gamma)))
+    return np.where(tally.counts > 0, tally.sums / np.maximum(tally.counts, 1), np.nan)
+
+
+def _checked(function: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], np.ndarray]:
+    name = getattr(function, "__name__", type(function).__name__)
+
+    def score(filters: np.ndarray) -> np.ndarray:
+        result = np.asarray(function(filters))
+        if result.shape != (len(filters),) or result.dtype.kind not in "fiub":
+            raise ConfigError(
+                f"The importance {name!r} must return one real number for each of the "
+                f"{len(filters)} channels. Received: shape {result.shape}, dtype {result.dtype}"
+            )
+        if not np.isfinite(result).all():
+            raise ConfigError(
+                f"The importance {name!r} must return finite numbers. Received: NaN or infinity"
+            )
+        return result.astype(np.float64)
+
+    return score
+
+
+def check_importance(importance: Any, data: Any) -> None:
+    """Checks the arguments.
+
+    Raises:
+        ConfigError: no known importance.
+        DataError: it needs data and there is none.
+    """
+    is_function = callable(importance) and not inspect.isclass(importance)
+    if importance not in IMPORTANCES if isinstance(importance, str) else not is_function:
+        raise ConfigError(
+            f"`importance` must be one of {', '.join(map(repr, IMPORTANCES))}, or a function "
+            "(channels, weights of each) -> a number for each channel, the lowest of which go "
+            f"first. Received: {importance!r}"
+        )
+    if data is None and isinstance(importance, str) and importance in NEED_DATA:
+        wanted = "(x, y)" if importance == "taylor" else "inputs"
+        raise DataError(
+            f"importance={importance!r} needs data={wanted}: a few hundred examples do. "
+            "Received: data=None"
+        )
+
+
+def misfit(model: Any, error: Exception) -> DataError:
+    """What to raise where a model cannot take the data."""
+    said = " ".join(str(error).split())
+    return DataError(
+        f"`data` must fit the model. Received: data with which the model {model.name!r} raises "
+        f"{type(error).__name__}: {said:.300}"
+    )
+
+
+def _activation(found: Analysis, model: Any, data: Any) -> np.ndarray:
+    """Mean |activation| where weights read it."""
+    tally = Tally(found)
+
+    def see(layer: Any, given: Any) -> None:
+        record = found.records.get(id(layer))
+        if record is None or not record.read:
+            return
+        tensors = [t for t in keras.tree.flatten(given) if keras.ops.is_tensor(t)]
+        for number, axis, atoms in record.read:
+            if number < len(tensors) and tensors[number].shape[axis] == len(atoms):
+                values = np.abs(np.asarray(tensors[number], np.float64))
+                others = tuple(n for n in range(values.ndim) if n != axis)
+                tally.add(atoms, values.mean(others))
+
+    for x in _inputs(data):
+        with watching(see):
+            try:
+                model(x, training=False)
+            except Exception as error:
+                raise misfit(model, error) from error
+    return np.where(tally.counts > 0, tally.sums / np.maximum(tally.counts, 1), np.nan)
+
+
+def _inputs(data: Any) -> Iterator[Any]:
+    """Batches of inputs, from inputs, (x, y), or batches of either."""
+    x = data[0] if isinstance(data, tuple) and len(data) == 2 else data
+    if isinstance(x, (np.ndarray, dict, list)) or hasattr(x, "numpy"):
+        flat = keras.tree.flatten(x)
+        count = len(flat[0]) if flat else 0
+        if not count:
+            raise DataError("`data` must hold at least one example. Received: none")
+        for start in range(0, count, 32):
+            yield keras.tree.map_structure(lambda a, i=start: a[i : i + 32], x)
+        return
+    if not hasattr(x, "__iter__"):
+        raise DataError(f"`data` must be arrays or batches. Received: {type(data).__name__}")
+    count = 0
+    for batch in x:
+        count += 1
+        yield batch[0] if isinstance(batch, (tuple, list)) and len(batch) == 2 else batch
+    if not count:
+        raise DataError("`data` must hold at least one batch. Received: none")
+
+
+@contextmanager
+def watching(see: Callable[[Any, Any], None]) -> Iterator[None]:
+    """Calls a function with each layer that is called, and what it is given."""
+    original = keras.layers.Layer.__call__
+
+    def watched(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        see(layer, (args, kwargs))
+        return original(layer, *args, **kwargs)
+
+    keras.layers.Layer.__call__ = watched
+    try:
+        yield
+    finally:
+        keras.layers.Layer.__call__ = original

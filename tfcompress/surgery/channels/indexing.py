@@ -1,0 +1,123 @@
+"""Operators that take some indices, or take them several times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.graph.flow import Call, Value
+from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler
+from tfcompress.surgery.channels.atoms import Axis, Kept
+
+
+def _split(call: Call, found: Analysis) -> None:
+    from keras.src.ops import numpy
+
+    (value,) = call.inputs
+    axis = call.operation.axis % len(value.shape)
+    axes, size = found.axes(value), value.shape[axis]
+    starts, parts = 0, []
+    for result in call.results:
+        end = starts + (result.shape[axis] or 0)
+        mine = axes[axis]
+        part = None if mine is None else mine[starts:end]
+        parts.append(part)
+        found.give(result, [part if n == axis else one for n, one in enumerate(axes)])
+        starts = end
+    if size is None or axes[axis] is None:
+        return
+
+    def rebuild(kept: Kept) -> Any:
+        ends = np.cumsum([kept.count(part) for part in parts])[:-1]
+        return numpy.Split([int(end) for end in ends], axis)
+
+    found.record(call).rebuild = rebuild
+
+
+def _get_item(call: Call, found: Analysis) -> None:
+    value, (result,) = call.inputs[0], call.results
+    key = call.args[1] if len(call.args) > 1 else call.kwargs["key"]
+    keys = list(key) if isinstance(key, (tuple, list)) else [key]
+    if any(isinstance(one, Value) for one in keep_flat(keys)):
+        raise Barrier("it is indexed by a tensor")
+    if Ellipsis in keys:
+        place = keys.index(Ellipsis)
+        real = sum(one is not None for one in keys) - 1
+        keys[place : place + 1] = [slice(None)] * (len(value.shape) - real)
+    keys += [slice(None)] * (len(value.shape) - sum(one is not None for one in keys))
+    given: list[Axis] = []
+    sliced: dict[int, tuple[Axis, slice]] = {}
+    rest = iter(zip(value.shape, found.axes(value), strict=True))
+    for place, one in enumerate(keys):
+        if one is None:
+            given.append(None)
+            continue
+        size, axis = next(rest)
+        if isinstance(one, slice):
+            if axis is not None and one != slice(None):
+                if one.step not in (None, 1):
+                    raise Barrier("it takes every second channel, or some such")
+                first, last, _ = one.indices(size or 0)
+                sliced[place] = (axis, slice(first, max(first, last)))
+                axis = axis[first : max(first, last)]
+            given.append(axis)
+        else:
+            found.atoms.pin(axis)
+            if axis is not None:
+                raise Barrier("it takes a single channel")
+    found.give(result, given)
+    if not sliced:
+        return
+
+    def rebuild(kept: Kept) -> Any:
+        new: list[Any] = list(keys)
+        for place, (axis, part) in sliced.items():
+            assert axis is not None
+            start = kept.count(axis[: part.start])
+            new[place] = slice(start, start + kept.count(axis[part]))
+        return lambda x, *_, **__: x[tuple(new)]
+
+    found.record(call).rebuild = rebuild
+
+
+def keep_flat(nest: Any) -> list[Any]:
+    """The leaves of a nest, slices taken apart."""
+    flat = keras.tree.flatten(nest)
+    return [p for one in flat for p in
+            ((one.start, one.stop, one.step) if isinstance(one, slice) else (one,))]  # fmt: skip
+
+
+def _repeat(call: Call, found: Analysis) -> None:
+    value, (result,) = call.inputs[0], call.results
+    axis, times = call.operation.axis, call.operation.repeats
+    axes = list(found.axes(value))
+    if axis is None or not isinstance(times, int):
+        raise Barrier("it repeats elements of all axes, or each as often as it likes")
+    if axes[axis] is not None:
+        axes[axis] = np.repeat(axes[axis], times)
+    found.give(result, axes)
+
+
+def _pad(call: Call, found: Analysis) -> None:
+    value, (result,) = call.inputs[0], call.results
+    if any(isinstance(one, Value) for one in call.inputs[1:]):
+        raise Barrier("it pads with a tensor")
+    axes = list(found.axes(value))
+    for n, size in enumerate(value.shape):
+        if axes[n] is not None and size != result.shape[n]:
+            raise Barrier("it pads channels")
+    found.give(result, axes)
+
+
+def handlers() -> dict[type, Handler]:
+    """The classes that this file knows."""
+    from keras.src.ops import numpy
+
+    return {
+        numpy.Split: _split,
+        numpy.GetItem: _get_item,
+        numpy.Repeat: _repeat,
+        numpy.Pad: _pad,
+    }

@@ -1,0 +1,42 @@
+"""Recurrent layers: a unit goes with all its gates."""
+
+from __future__ import annotations
+
+import numpy as np
+from keras import layers
+
+from tfcompress.graph.flow import Call
+from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler, Slot
+from tfcompress.surgery.channels.elementwise import check_activation
+from tfcompress.surgery.channels.linear import from_config, only
+
+
+def _recurrent(call: Call, found: Analysis) -> None:
+    layer = call.operation
+    cell = layer.cell
+    if layer.stateful or layer.return_state or len(call.inputs) > 1:
+        raise Barrier("its state goes in or out")
+    for name in ("activation", "recurrent_activation"):
+        check_activation(getattr(cell, name, None))
+    read = found.same(call, "read", only(found, call, 2))
+    made = found.make(call, "units", layer.units)
+    gates = cell.kernel.shape[-1] // layer.units
+    # What the gates keep side by side; and of the bias, one row for each kernel, or one in all.
+    all_gates = np.tile(made, gates)
+    slots = [
+        Slot(cell.kernel, (read, all_gates), makes=(1,), reads=(0,)),
+        Slot(cell.recurrent_kernel, (made, all_gates)),
+    ]
+    if cell.bias is not None:
+        rows = (None,) * (len(cell.bias.shape) - 1)
+        slots.append(Slot(cell.bias, (*rows, all_gates), makes=(len(rows),)))
+    found.set_weights(call, *slots)
+    found.reads(call, (0, 2, read))
+    found.record(call).rebuild = lambda kept: from_config(layer, units=kept.count(made))
+    (result,) = call.results
+    found.give(result, (*[None] * (len(result.shape) - 1), made))
+
+
+def handlers() -> dict[type, Handler]:
+    """The classes that this file knows."""
+    return dict.fromkeys((layers.LSTM, layers.GRU, layers.SimpleRNN), _recurrent)

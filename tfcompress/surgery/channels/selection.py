@@ -1,0 +1,125 @@
+"""Which units go: the least important ones first, until the target is met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfcompress.surgery.channels.units import Family
+
+# Where a family would be left with less than this share, more goes elsewhere, if that is enough.
+LEAST_SHARE = 0.1
+# What is close enough to the ratio that was asked for.
+CLOSE = 0.005
+# Where it is measured, how far two measurements may be apart.
+NOISE = 0.03
+
+
+@dataclass
+class Order:
+    """Units of all families in the order in which they go.
+
+    Args:
+        families: the families.
+        scores: the importance of each family's units; infinite for those that stay.
+        round_to: see `tfc.shrink`.
+        pooling: likewise.
+        least: the smallest share of a family that stays.
+    """
+
+    families: Sequence[Family]
+    scores: Sequence[np.ndarray]
+    round_to: int
+    pooling: str
+    least: float = LEAST_SHARE
+
+    def __post_init__(self) -> None:
+        self._sorted = [np.argsort(s, kind="stable") for s in self.scores]
+        ranks = []
+        for number, (scores, order) in enumerate(zip(self.scores, self._sorted, strict=True)):
+            value = scores[order]
+            if self.pooling == "layer":
+                share = (np.arange(len(value)) + 0.5) / len(value)
+                value = np.where(np.isfinite(value), share, np.inf)
+            finite = value[np.isfinite(value)]
+            ranks.append(np.stack([finite, np.full(len(finite), number)], 1))
+        table = np.concatenate(ranks) if ranks else np.zeros((0, 2))
+        self._turns = table[np.argsort(table[:, 0], kind="stable"), 1].astype(np.int64)
+
+    @property
+    def steps(self) -> int:
+        """How many units could go."""
+        return len(self._turns)
+
+    def kept_counts(self, step: int) -> list[int]:
+        """How many units of each family are left after that many steps."""
+        gone = np.bincount(self._turns[:step], minlength=len(self.families))
+        return [
+            self._rounded(family, len(family.units) - int(n), int(np.isinf(scores).sum()))
+            for family, scores, n in zip(self.families, self.scores, gone, strict=True)
+        ]
+
+    def _rounded(self, family: Family, wanted: int, fixed: int) -> int:
+        whole, granule = len(family.units), family.granule(self.round_to)
+        wanted = max(wanted, fixed, int(np.ceil(self.least * whole)))
+        if wanted >= whole:
+            return whole
+        down = wanted // granule * granule
+        nearest = down if wanted - down < granule / 2 and down >= max(fixed, 1) else down + granule
+        return min(max(nearest, granule), whole)
+
+    def neighbours(self, counts: Sequence[int]) -> Iterator[list[int]]:
+        """The same counts but for one family, which has a granule more or less."""
+        for number, (family, count) in enumerate(zip(self.families, counts, strict=True)):
+            granule = family.granule(self.round_to)
+            fixed = int(np.isinf(self.scores[number]).sum())
+            for wanted in (count - granule, count + granule):
+                other = self._rounded(family, wanted, fixed)
+                if other != count and wanted > 0:
+                    yield [*counts[:number], other, *counts[number + 1 :]]
+
+    def gone(self, counts: Sequence[int], classes: int) -> np.ndarray:
+        """(classes,) of bool: which go if so many of each family are left."""
+        result = np.zeros(classes, bool)
+        for family, order, left in zip(self.families, self._sorted, counts, strict=True):
+            result[family.units[order[: len(family.units) - left]]] = True
+        return result
+
+
+def closest(
+    order: Order, saved: Callable[[Sequence[int]], float], wanted: float, exact: bool = True
+) -> list[int]:
+    """The counts at which `saved` is closest to what is wanted.
+
+    Args:
+        order: the order in which units go.
+        saved: counts that are left -> what is saved; it falls where counts rise.
+        wanted: what is to be saved.
+        exact: whether `saved` is without noise, and quick.
+    """
+    low, high = 0, order.steps  # saves less, or as much; saves as much, or all that can be
+    while high - low > 1:
+        middle = (low + high) // 2
+        reached = saved(order.kept_counts(middle))
+        if not exact and abs(reached - wanted) < NOISE:
+            return order.kept_counts(middle)
+        if reached >= wanted:
+            high = middle
+        else:
+            low = middle
+
+    def error(counts: Sequence[int]) -> float:
+        return abs(saved(counts) - wanted)
+
+    best = min((order.kept_counts(step) for step in (low, high)), key=error)
+    # Where steps are coarse, one family more or less comes closer.
+    for _ in range(4 if exact else 0):
+        if error(best) < CLOSE:
+            break
+        other = min(order.neighbours(best), key=error, default=best)
+        if error(other) >= error(best):
+            break
+        best = other
+    return best

@@ -1,0 +1,39 @@
+"""The report on channels: before and after of each layer, and what kept its own and why."""
+
+from __future__ import annotations
+
+from tfcompress.report import CompressionReport
+from tfcompress.surgery.channels.analysis import Analysis, Record
+from tfcompress.surgery.channels.atoms import Kept
+
+
+def tell(found: Analysis, kept: Kept, report: CompressionReport, otherwise: str) -> None:
+    """Adds an entry for each layer that makes channels, and for each barrier.
+
+    Args:
+        found: the atoms of the model.
+        kept: what is left of them.
+        report: where to tell it.
+        otherwise: why channels stay that could go.
+    """
+    for record in found.records.values():
+        kind = type(record.operation).__name__
+        counts = {
+            name: f"{len(axis)} -> {kept.count(axis)}"
+            for name, (axis, _) in zip(record.names, record.made, strict=True)
+        }
+        whole = all(kept.whole(axis) for axis, _ in record.made)
+        if not whole:
+            report.add(record.path, kind, "shrunk", record.barrier, **counts)
+        elif record.barrier:
+            report.add(record.path, kind, "left", record.barrier)
+        elif record.made:
+            why = found.left(record.operation) or _why(found, record) or otherwise
+            report.add(record.path, kind, "left", why)
+
+
+def _why(found: Analysis, record: Record) -> str:
+    pinned = [bool((found.classes[axis] == 0).any()) for axis, _ in record.made]
+    if any(pinned):
+        return "its channels reach an output of the model or what keeps all of its own"
+    return ""

@@ -1,0 +1,87 @@
+"""TimeDistributed and Bidirectional: the layers inside them read and make the channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import layers
+
+from tfcompress.graph.flow import Call, Value
+from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler
+from tfcompress.surgery.channels.atoms import Axis, Kept
+from tfcompress.surgery.channels.elementwise import broadcast
+
+
+def _inside(call: Call, found: Analysis, layer: Any, given: Value, made: Value) -> None:
+    """Follows the channels through a layer in a wrapper, which takes over its weights."""
+    from tfcompress.surgery.channels.handlers import handler_of
+
+    part = Call(layer, (given,), {}, made, f"{call.path}/{layer.name}")
+    record, outer = found.record(part), found.record(call)
+    record.calls.append(part)
+    handler_of(layer)(part, found)
+    fresh = {id(slot.variable) for slot in outer.slots}
+    outer.slots += [slot for slot in record.slots if id(slot.variable) not in fresh]
+    record.slots = []
+
+
+def _smaller(found: Analysis, layer: Any, kept: Kept) -> Any:
+    record = found.records[id(layer)]
+    new = record.rebuild(kept) if record.rebuild else type(layer).from_config(layer.get_config())
+    new.name = layer.name
+    return new
+
+
+def _options(layer: Any) -> dict[str, Any]:
+    return {"name": layer.name, "trainable": layer.trainable, "dtype": layer.dtype_policy}
+
+
+def _time_distributed(call: Call, found: Analysis) -> None:
+    wrapper, value, (result,) = call.operation, call.inputs[0], call.results
+    if len(call.inputs) > 1:
+        raise Barrier("it is given a mask")
+    axes = found.axes(value)
+    found.atoms.pin(axes[1])
+    given = Value((value.shape[0], *value.shape[2:]), value.dtype)
+    made = Value((result.shape[0], *result.shape[2:]), result.dtype)
+    found.give(given, [None, *axes[2:]])
+    _inside(call, found, wrapper.layer, given, made)
+    found.record(call).rebuild = lambda kept: layers.TimeDistributed(
+        _smaller(found, wrapper.layer, kept), **_options(wrapper)
+    )
+    found.give(result, [None, None, *found.axes(made)[1:]])
+
+
+def _bidirectional(call: Call, found: Analysis) -> None:
+    wrapper, (value,), (result,) = call.operation, call.inputs, call.results
+    both = (wrapper.forward_layer, wrapper.backward_layer)
+    channels: list[Axis] = []
+    for layer in both:
+        made = Value((*result.shape[:-1], layer.units), result.dtype)
+        _inside(call, found, layer, value, made)
+        channels.append(found.axes(made)[-1])
+    axis: Axis
+    # Keras takes both directions to be of one width.
+    found.atoms.unite(*channels)
+    if wrapper.merge_mode == "concat":
+        parts: Sequence[Any] = channels
+        axis = np.concatenate(parts)
+    else:
+        (axis,) = broadcast(found, [((result.shape[-1],), (one,)) for one in channels], 1)
+    found.record(call).rebuild = lambda kept: layers.Bidirectional(
+        _smaller(found, both[0], kept),
+        backward_layer=_smaller(found, both[1], kept),
+        merge_mode=wrapper.merge_mode,
+        **_options(wrapper),
+    )
+    found.give(result, [*[None] * (len(result.shape) - 1), axis])
+
+
+def handlers() -> dict[type, Handler]:
+    """The classes that this file knows."""
+    return {
+        layers.TimeDistributed: _time_distributed,
+        layers.Bidirectional: _bidirectional,
+    }

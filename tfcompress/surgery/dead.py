@@ -1,0 +1,79 @@
+"""`tfc.remove_dead`: channels that make no difference taken out, exactly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tfcompress.report import CompressionReport
+
+if TYPE_CHECKING:
+    import keras
+
+
+def remove_dead(model: keras.Model) -> keras.Model:
+    """A model without the channels that make no difference.
+
+    Two kinds of channels go: those that have the same value everywhere, whatever the input, as
+    behind kernels or BatchNormalization scales of 0, or behind a ReLU of what is negative; and
+    those that only weights of 0 read. What a constant channel adds to the next layer goes into
+    its bias. Channels that hang together go only if all of them are dead; one is left where all
+    are. A constant other than 0 that meets the zeros of padding stays, and the report says so.
+
+    The outputs are the same to float rounding.
+
+    Args:
+        model: a Functional or built Sequential model, nested ones included; it does not change.
+
+    Returns:
+        A new plain Keras model, not compiled. Its `compression_report` gives channels before and
+        after of each layer.
+
+    Raises:
+        ModelTypeError: no Keras 3 model, or neither Functional nor a built Sequential.
+
+    Example:
+        >>> smaller = tfc.remove_dead(model)
+        >>> print(smaller.compression_report)
+
+    Source: what training with group sparsity leaves behind, Wen et al. 2016 (arXiv:1608.03665).
+    """
+    from tfcompress.surgery.channels.analysis import Analysis
+    from tfcompress.surgery.channels.dead_units import DeadUnits
+    from tfcompress.surgery.rewriting import check_graph
+
+    check_graph(model)
+    before: Any = None
+    while True:
+        # What only fed what is gone is dead in the next turn.
+        found = Analysis(model)
+        dead = DeadUnits(found)
+        report = CompressionReport("remove_dead", notes=dead.notes)
+        if before is not None and not dead.gone.any():
+            return _told(model, before, report)
+        smaller = dead.without(model, report)
+        if not dead.gone.any():
+            return smaller
+        before = found if before is None else before
+        model = smaller
+
+
+def _told(model: Any, before: Any, report: CompressionReport) -> Any:
+    """The report over all turns: channels of the first model and of the last."""
+    from tfcompress.surgery.channels.analysis import Analysis
+    from tfcompress.surgery.channels.dead_units import ALIVE
+
+    after = {record.path: record for record in Analysis(model).records.values()}
+    for record in before.records.values():
+        now = after.get(record.path)
+        if not record.made or now is None:
+            continue
+        pairs = zip(record.names, record.made, now.made, strict=True)
+        counts = {name: f"{len(old)} -> {len(new)}" for name, (old, _), (new, _) in pairs}
+        shrunk = any(text.split(" -> ")[0] != text.split(" -> ")[1] for text in counts.values())
+        kind = type(record.operation).__name__
+        if shrunk:
+            report.add(record.path, kind, "shrunk", "", **counts)
+        else:
+            report.add(record.path, kind, "left", ALIVE)
+    model.compression_report = report
+    return model

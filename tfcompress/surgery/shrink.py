@@ -1,0 +1,196 @@
+"""`tfc.shrink`: whole channels, heads and neurons taken out of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tfcompress.errors import ConfigError
+from tfcompress.report import CompressionReport
+from tfcompress.scope import ScopeLike
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+TARGETS = ("multiply_adds", "parameters", "latency")
+POOLINGS = ("global", "layer")
+
+
+def shrink(
+    model: keras.Model,
+    ratio: float | None = None,
+    *,
+    target: str = "multiply_adds",
+    importance: str | Callable[[Any], Any] = "magnitude",
+    data: Any = None,
+    loss: Any = None,
+    round_to: int = 8,
+    pooling: str = "global",
+    include: ScopeLike = None,
+    exclude: ScopeLike = None,
+    seed: int = 0,
+) -> keras.Model:
+    """Takes the least important channels out of a model, so that it really is smaller and faster.
+
+    Which channels hang together is found by following every index through the graph: through
+    additions and products, concatenation and splitting, flattening, reshaping, depthwise and
+    grouped convolutions, normalisation, pooling and squeeze-and-excite. They go together, from
+    all layers that make, follow or read them. In Transformers whole heads, widths of queries and
+    keys, neurons of the feed-forward part and the width of embeddings go. Operators of which it
+    is not known what they do to single channels keep all of theirs. Inputs and outputs of the
+    model stay as they are.
+
+    Train on afterwards to win back accuracy; `tfc.ShrinkSchedule` takes turns.
+
+    Args:
+        model: a Functional or built Sequential model, nested ones included; it does not change.
+        ratio: the share of the target to take away: 0.5 for half of it.
+        target: `"multiply_adds"`, `"parameters"`, or `"latency"` of the converted float model on
+            this machine, as `tfc.benchmark` measures it.
+        importance: what goes first. `"magnitude"`: the smallest L2 norm of the weights that make a
+            channel; `"bn_gamma"`: the smallest |gamma| of the BatchNormalization behind it, where
+            there is one, for models trained with `tfc.BatchNormSparsity`; `"taylor"`: the smallest
+            change of the loss without it, to first order; `"activation"`: the smallest mean
+            |activation|; `"geometric_median"`: what the other channels of its layer stand for
+            best; `"random"`; or a function of an array (channels, weights of each) that gives a
+            number for each channel.
+        data: for `"taylor"`, `(x, y)` or batches of such; for `"activation"`, inputs or the same.
+        loss: for `"taylor"`, as `compile` takes it; None for what the model is compiled with.
+        round_to: counts of channels are multiples of this, or stay. Heads go one by one.
+        pooling: `"global"`, the least important channels of the whole model, where importance is
+            relative to the mean of channels that stand in the same places; `"layer"`, the same
+            share of each.
+        include: layers whose channels may go; None for all.
+        exclude: layers that keep the channels they make.
+        seed: of `"random"`.
+
+    Returns:
+        A new plain Keras model, not compiled. Its `compression_report` gives channels before and
+        after of each layer, and what kept its channels and why.
+
+    Raises:
+        ModelTypeError: no Keras 3 model, or neither Functional nor a built Sequential.
+        ConfigError: an argument is out of its range, or the ratio cannot be reached; a scope
+            matches nothing (`ScopeError`).
+        DataError: the importance needs data, or it does not fit the model.
+
+    Removing channels whose values are 0 leaves the outputs as they are. Exceptions are layers that
+    take a mean over channels, as LayerNormalization does: they follow, and change a little.
+
+    Example:
+        >>> smaller = tfc.shrink(model, 0.5)
+        >>> print(smaller.compression_report)
+
+    Source: Li et al. 2017 (arXiv:1608.08710) for the norm of filters, Liu et al. 2017
+    (arXiv:1708.06519) for gamma, Molchanov et al. 2017 (arXiv:1611.06440) for Taylor expansion, He
+    et al. 2019 (arXiv:1811.00250) for the geometric median, Fang et al. 2023 (arXiv:2301.12900) for
+    groups by dependency.
+    """
+    from tfcompress.surgery.channels.importance import check_importance, importances
+    from tfcompress.surgery.channels.units import families
+    from tfcompress.surgery.rewriting import Choice, check_graph
+
+    share = _check(ratio, target, round_to, pooling)
+    check_importance(importance, data)
+    check_graph(model)
+    from tfcompress.surgery.channels.analysis import Analysis
+
+    choice = Choice(model, include, exclude)
+    found = Analysis(model, choice.left)
+    groups = families(found)
+    scores = importances(found, groups, importance, model, data, loss, seed)
+    name = importance if isinstance(importance, str) else getattr(importance, "__name__", "custom")
+    report = CompressionReport(
+        "shrink",
+        {"ratio": share, "target": target, "importance": name, "round_to": int(round_to),
+         "pooling": pooling},
+    )  # fmt: skip
+    gone = _chosen(model, found, groups, scores, report)
+    return without(model, found, gone, report)
+
+
+def without(model: keras.Model, found: Any, gone: np.ndarray, report: Any) -> keras.Model:
+    """The model without some classes of channels, and a report of what became of each layer."""
+    from tfcompress.surgery.channels.atoms import Kept
+    from tfcompress.surgery.channels.rebuild import replacements
+    from tfcompress.surgery.channels.telling import tell
+    from tfcompress.surgery.rewriting import replaced
+
+    kept = Kept(found.classes, gone)
+    tell(found, kept, report, "its channels are important enough, or too few to round")
+    return replaced(model, replacements(found, kept), report)
+
+
+def _chosen(model: Any, found: Any, groups: Any, scores: Any, report: Any) -> np.ndarray:
+    """Which classes go."""
+    from tfcompress.surgery.channels.selection import LEAST_SHARE, Order, closest
+
+    settings = report.settings
+    share, target = settings["ratio"], settings["target"]
+    saved_by = _savings(model, found, target)
+    classes = int(found.classes.max()) + 1
+    known: dict[tuple[int, ...], float] = {}
+
+    def saved(counts: Sequence[int]) -> float:
+        if tuple(counts) not in known:
+            known[tuple(counts)] = saved_by(order.gone(counts, classes))
+        return known[tuple(counts)]
+
+    most = 0.0
+    for least in (LEAST_SHARE, 0.0):
+        order = Order(groups, scores, settings["round_to"], settings["pooling"], least)
+        most = saved(order.kept_counts(order.steps))
+        if most >= share:
+            break
+    if most < share * 0.95:
+        raise ConfigError(
+            f"`ratio` must be a share of the {target} that can be taken away: at most {most:.3f} "
+            f"here. Received: {share!r}. Ask for less, lower round_to (now "
+            f"{settings['round_to']}), or include more layers."
+        )
+    counts = closest(order, saved, share, exact=target != "latency")
+    report.settings["reached"] = round(saved(counts), 4)
+    return order.gone(counts, classes)
+
+
+def _savings(model: Any, found: Any, target: str) -> Callable[[np.ndarray], float]:
+    """(classes that go) -> the share of the target that goes with them."""
+    from tfcompress.surgery.channels.atoms import Kept
+    from tfcompress.surgery.channels.cost import Cost
+
+    if target == "latency":
+        from tfcompress.surgery.channels.latency import Latency
+
+        return Latency(model, found)
+    cost = Cost(model, found)
+    whole = cost.multiply_adds if target == "multiply_adds" else cost.parameters
+
+    def saved(gone: np.ndarray) -> float:
+        left = cost.of(target, Kept(found.classes, gone))
+        return 1 - left / whole if whole else 0.0
+
+    return saved
+
+
+def _check(ratio: Any, target: Any, round_to: Any, pooling: Any) -> float:
+    import numpy as np
+
+    number = isinstance(ratio, (int, float, np.number)) and not isinstance(ratio, bool)
+    if not number or not 0 < ratio < 1:
+        raise ConfigError(
+            "`ratio` must be the share of the target to take away, between 0 and 1, as 0.5 for "
+            f"half of it. Received: {ratio!r}"
+        )
+    if target not in TARGETS:
+        raise ConfigError(
+            f"`target` must be one of {', '.join(map(repr, TARGETS))}. Received: {target!r}"
+        )
+    whole = isinstance(round_to, (int, np.integer)) and not isinstance(round_to, bool)
+    if not whole or round_to < 1:
+        raise ConfigError(f"`round_to` must be a whole number above 0. Received: {round_to!r}")
+    if pooling not in POOLINGS:
+        raise ConfigError(
+            f"`pooling` must be one of {', '.join(map(repr, POOLINGS))}. Received: {pooling!r}"
+        )
+    return float(ratio)
