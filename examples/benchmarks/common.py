@@ -7,7 +7,7 @@ import gzip
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,15 @@ def fashion_mnist() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
             data["x_test"][..., None].astype("float32") / 255,
             data["y_test"],
         )
+
+
+def selected(names: Iterable[str], only: str) -> list[str]:
+    """The names that hold `only`, what `--only` was given; ends the script where none does."""
+    known = list(names)
+    found = [name for name in known if only in name]
+    if not found:
+        sys.exit(f"--only {only!r} names none of {known}")
+    return found
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -16,7 +16,6 @@ import json
 import math
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from typing import Any
 import keras
 import numpy as np
 import tfmot_peer as tfmot
-from common import benchmark_parser, data_file, fashion_mnist, finish, markdown, zipped
+from common import benchmark_parser, data_file, fashion_mnist, finish, markdown, selected, zipped
 
 import tfcompress as tfc
 
@@ -283,9 +282,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="networks at a time")
     parser.add_argument("--only", default="", help="only networks whose name holds this")
     arguments = parser.parse_args()
-    names = [name for name in NETWORKS if arguments.only in name]
-    if not names:
-        sys.exit(f"--only {arguments.only!r} names none of {list(NETWORKS)}")
+    names = selected(NETWORKS, arguments.only)
     tasks = [
         (name, seed)
         for seed in range(1 if arguments.quick else 3)

@@ -15,7 +15,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from common import benchmark_parser, finish, markdown, signal_to_noise
+from common import benchmark_parser, finish, markdown, selected, signal_to_noise
 from networks import images_for, logits_of, randomize
 
 import tfcompress as tfc
@@ -55,7 +55,7 @@ def build(name: str) -> tuple[keras.Model, np.ndarray]:
     return model, x
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str, quick: bool) -> dict[str, Any]:
     start = time.monotonic()
     row: dict[str, Any] = {"network": name, "parameters": "", "reason": ""}
     try:
@@ -102,16 +102,17 @@ def table(rows: list[dict[str, Any]]) -> str:
     return markdown(heads, cells)
 
 
-def main() -> None:
-    parser = benchmark_parser(__doc__.splitlines()[0])
+def run(
+    description: str, measure: Callable[[str, bool], dict[str, Any]], table: Callable[..., str]
+) -> None:
+    """Measures family after family (name, quick), and prints the table."""
+    parser = benchmark_parser(description)
     parser.add_argument("--only", default="", help="only families whose name holds this")
     arguments = parser.parse_args()
-    names = [name for name in FAMILIES if arguments.only in name]
-    if arguments.quick:
-        names = [name for name in names if name in QUICK]
+    names = selected(QUICK if arguments.quick else FAMILIES, arguments.only)
     rows = []
     for name in names:
-        rows.append(measure(name))
+        rows.append(measure(name, arguments.quick))
         print(f"{name}: {rows[-1]['seconds']:.0f} s", rows[-1], flush=True)
         keras.backend.clear_session()
     print(table(rows))
@@ -119,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__.splitlines()[0], measure, table)

@@ -16,15 +16,15 @@ from typing import Any
 
 import keras
 import numpy as np
-from common import benchmark_parser, finish, markdown
-from quantize_families import FAMILIES, QUICK, build
+from common import markdown
+from quantize_families import build, run
 
 import tfcompress as tfc
 
 RATIO = 0.5
 
 
-def measure(name: str, runs: int) -> dict[str, Any]:
+def measure(name: str, quick: bool) -> dict[str, Any]:
     start = time.monotonic()
     row: dict[str, Any] = {"network": name, "reason": ""}
     model, x = build(name)
@@ -41,7 +41,9 @@ def measure(name: str, runs: int) -> dict[str, Any]:
                 tfc.convert(part, path=path)
             ran = tfc.TFLiteModel(files[1]).predict(x[:2])
             close = np.abs(ran - smaller.predict(x[:2], verbose=0)).max() < 1e-3 * np.ptp(ran)
-            timed = tfc.benchmark([str(path) for path in files], threads=[1], runs=runs).rows
+            timed = tfc.benchmark(
+                [str(path) for path in files], threads=[1], runs=10 if quick else 50
+            ).rows
         row |= {
             "saved": 1 - after.multiply_adds / before.multiply_adds,
             "saved_parameters": 1 - after.parameters / before.parameters,
@@ -75,21 +77,5 @@ def table(rows: list[dict[str, Any]]) -> str:
     return markdown(heads, cells)
 
 
-def main() -> None:
-    parser = benchmark_parser(__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="only families whose name holds this")
-    arguments = parser.parse_args()
-    names = [name for name in FAMILIES if arguments.only in name]
-    if arguments.quick:
-        names = [name for name in names if name in QUICK]
-    rows = []
-    for name in names:
-        rows.append(measure(name, 10 if arguments.quick else 50))
-        print(f"{name}: {rows[-1]['seconds']:.0f} s", rows[-1], flush=True)
-        keras.backend.clear_session()
-    print(table(rows))
-    finish({"rows": rows}, arguments.out)
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__.splitlines()[0], measure, table)

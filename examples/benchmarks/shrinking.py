@@ -17,7 +17,6 @@ import json
 import math
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,8 +27,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from common import benchmark_parser, data_file, finish, markdown, zipped
-from quantization import Data, cifar10, fashion, fit, one_thread
+from common import benchmark_parser, finish, markdown, selected, zipped
+from quantization import Data, cifar10, fashion, fit, one_thread, trained_resnet8
 
 import tfcompress as tfc
 
@@ -46,10 +45,6 @@ def mobilenet_for_cifar() -> keras.Model:
             layer.strides = (1, 1)
     config = model.get_config()
     return keras.Model.from_config(config)
-
-
-def trained_resnet8() -> keras.Model:
-    return keras.models.load_model(data_file("mlperf_tiny/resnet8_cifar10.h5"), compile=False)
 
 
 @dataclass(frozen=True)
@@ -253,9 +248,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only networks whose name holds this")
     parser.add_argument("--plot", metavar="FILE", help="draw accuracy over latency")
     arguments = parser.parse_args()
-    names = [name for name in NETWORKS if arguments.only in name]
-    if not names:
-        sys.exit(f"--only {arguments.only!r} names none of {list(NETWORKS)}")
+    names = selected(NETWORKS, arguments.only)
     tasks = [(name, seed) for seed in range(1 if arguments.quick else 3) for name in names]
     rows: list[dict[str, Any]] = []
     context = multiprocessing.get_context("spawn")

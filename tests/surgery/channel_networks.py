@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import keras
+import numpy as np
 from surgery_support import chain
 
 layers, ops = keras.layers, keras.ops
@@ -201,3 +202,55 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
         attention_by_hand,
     )
 }  # fmt: skip
+
+
+PARTS = (
+    "conv", "residual", "concat", "depthwise", "gate", "nested", "grouped", "split", "shared",
+)  # fmt: skip
+
+
+def network(parts, widths, flat, several):
+    """A graph of branches, concatenations, sums, gates and nested models."""
+    inputs = keras.Input((6, 6, 3))
+    x = bn_relu(conv(widths[-1])(inputs))
+    for part, width in zip(parts, widths, strict=False):
+        channels = x.shape[-1]
+        if part == "conv":
+            x = bn_relu(conv(width)(x))
+        elif part == "residual":
+            x = layers.ReLU()(layers.Add()([x, conv(channels)(bn_relu(conv(width)(x)))]))
+        elif part == "concat":
+            x = layers.Concatenate()([conv(width)(x), x, conv(width, 1, activation="relu")(x)])
+        elif part == "depthwise":
+            x = bn_relu(layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2)(x))
+        elif part == "gate":
+            g = layers.Dense(width, activation="relu")(layers.GlobalAveragePooling2D()(x))
+            g = layers.Dense(channels, activation="sigmoid")(g)
+            x = layers.Multiply()([x, layers.Reshape((1, 1, channels))(g)])
+        elif part == "nested":
+            inner = keras.Input(x.shape[1:])
+            x = keras.Model(inner, conv(width)(inner) * 2.0)(x)
+        elif part == "grouped":
+            x = layers.ReLU()(conv(2 * channels, groups=2 if channels % 2 == 0 else 1)(x))
+        elif part == "split":
+            half = channels // 2
+            x = ops.concatenate([conv(width)(x[..., :half]), x[..., half:]], axis=-1)
+        else:
+            layer = conv(channels, activation="relu")
+            x = layer(layer(x))
+    y = layers.Flatten()(x) if flat else layers.GlobalAveragePooling2D()(x)
+    y = layers.Dense(3)(y)
+    return keras.Model(inputs, [y, conv(2)(x)] if several else y)
+
+
+def silence(found, gone):
+    """The channels that go are 0: what makes and follows them, and nothing that reads them."""
+    for record in found.records.values():
+        for slot in record.slots:
+            value = np.array(slot.variable)
+            for number, axis in enumerate(slot.axes):
+                if axis is not None and number not in slot.reads:
+                    index = [slice(None)] * value.ndim
+                    index[number] = gone[found.classes[axis]]
+                    value[tuple(index)] = 1 if "variance" in slot.variable.path else 0
+            slot.variable.assign(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import keras
 import numpy as np
 
@@ -78,3 +80,12 @@ def assert_trains_saves_converts(model, tmp_path, tolerance=1e-5):
     loaded.fit(x, expected + 1, verbose=0)
     pairs = zip(before, loaded.trainable_variables, strict=True)
     assert all((one != np.array(two)).any() for one, two in pairs)
+
+
+@contextmanager
+def left_alone(model):
+    """A verb leaves the weights of the model that it is given as they are."""
+    before = [np.array(v) for v in model.weights]
+    yield
+    for one, two in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(one, two)

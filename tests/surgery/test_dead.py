@@ -5,11 +5,10 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from channel_networks import NETWORKS, bn_relu, conv
+from channel_networks import NETWORKS, PARTS, bn_relu, conv, network, silence
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from surgery_support import assert_same_outputs, chain, scramble
-from test_channels import PARTS, network, silence
+from surgery_support import assert_same_outputs, chain, left_alone, scramble
 
 import tfcompress as tfc
 from tfcompress.errors import ModelTypeError
@@ -24,10 +23,8 @@ def widths(model):
 
 
 def same_and_smaller(model, tolerance=1e-5):
-    before = [np.array(v) for v in model.weights]
-    smaller = tfc.remove_dead(model)
-    for one, two in zip(before, model.weights, strict=True):
-        np.testing.assert_array_equal(one, two)
+    with left_alone(model):
+        smaller = tfc.remove_dead(model)
     assert_same_outputs(model, smaller, tolerance)
     return smaller
 
@@ -50,7 +47,7 @@ def test_silent_channels_go(name):
     assert tfc.complexity(smaller).parameters < tfc.complexity(model).parameters
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     parts=st.lists(st.sampled_from(PARTS), min_size=1, max_size=4),
     widths=st.lists(st.sampled_from([2, 4, 6]), min_size=6, max_size=6),

@@ -13,6 +13,7 @@ from surgery_support import (
     chain,
     classes,
     entries,
+    left_alone,
     scramble,
 )
 
@@ -25,10 +26,8 @@ bn = layers.BatchNormalization
 
 def fold(model, tolerance=3e-6):
     scramble(model)
-    before = [np.array(v) for v in model.weights]
-    folded = tfc.fold_batchnorm(model)
-    for one, two in zip(before, model.weights, strict=True):
-        np.testing.assert_array_equal(one, two)
+    with left_alone(model):
+        folded = tfc.fold_batchnorm(model)
     assert_same_outputs(model, folded, tolerance)
     return folded
 

@@ -178,8 +178,9 @@ def _trained_ranges(model: Any, precision: Any) -> bool:
         ConfigError: it does, and cannot have that precision.
     """
     if not is_quantize_aware(model):
-        report = getattr(model, "compression_report", None)
-        if report is not None and report.verb == "quantize_aware" and precision in TRAINED:
+        report: Any = getattr(model, "compression_report", None)
+        made = isinstance(report, CompressionReport) and report.verb == "quantize_aware"
+        if made and precision in TRAINED:
             reasons = sorted({entry.reason for entry in report.left if entry.reason})
             raise ModelTypeError(
                 f"No layer of the quantize-aware model {model.name!r} is int8, so there are no "

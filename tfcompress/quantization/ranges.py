@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -277,8 +276,19 @@ class GridSource:
         return self._bound[0].learned() if len(self._bound) == 1 else None
 
 
-# Graph -> (ranges, symmetric, thread) -> how often the ranges had been updated, and their grid.
-_GRIDS: weakref.WeakKeyDictionary[Any, dict[Any, tuple[Any, Grid]]] = weakref.WeakKeyDictionary()
+class _Read(threading.local):
+    """The grids read last, by one thread, in one graph.
+
+    Attributes:
+        graph: the graph. Of the last one alone: grids are tensors, which keep it in memory.
+        grids: (ranges, symmetric) -> how often the ranges had been updated, and their grid.
+    """
+
+    graph: Any = None
+    grids: dict[Any, tuple[Any, Grid]] = {}
+
+
+_read = _Read()
 
 
 def _remembered(bound: tuple[Ranges, ...], symmetric: bool, read: Callable[[], Grid]) -> Grid:
@@ -291,8 +301,10 @@ def _remembered(bound: tuple[Ranges, ...], symmetric: bool, read: Callable[[], G
     updates = tuple(ranges.updates for ranges in bound)
     if tf.executing_eagerly() or None in updates:
         return read()
-    found = _GRIDS.setdefault(tf.compat.v1.get_default_graph(), {})
-    key = (*map(id, bound), symmetric, threading.get_ident())
-    if key not in found or found[key][0] != updates:
-        found[key] = (updates, read())
-    return found[key][1]
+    graph = tf.compat.v1.get_default_graph()
+    if _read.graph is not graph:
+        _read.graph, _read.grids = graph, {}
+    key = (*map(id, bound), symmetric)
+    if key not in _read.grids or _read.grids[key][0] != updates:
+        _read.grids[key] = (updates, read())
+    return _read.grids[key][1]

@@ -22,16 +22,7 @@ from tfcompress.surgery.channels.analysis import Analysis
 from tfcompress.surgery.channels.handlers import handler_of
 from tfcompress.surgery.channels.sums import FOLDING, constant_outputs
 
-_ELEMENTWISE = (
-    elementwise._one, elementwise._several, elementwise._merge, elementwise._activation,
-    elementwise._dropout, elementwise._rescaling,
-)  # fmt: skip
-_MOVING = (
-    shapes._concatenate, shapes._flatten, shapes._reshape_layer, shapes._reshape_operation,
-    shapes._permute, shapes._transpose, shapes._swapaxes, shapes._repeat_vector, shapes._expand,
-    shapes._squeeze, indexing._split, indexing._get_item, indexing._repeat, indexing._pad,
-    spatial._moving, spatial._global,
-)  # fmt: skip
+_MOVING = shapes.MOVING + indexing.MOVING + spatial.MOVING
 _PRODUCTS = ("Multiply",)
 
 
@@ -68,13 +59,13 @@ class Constants:
         handler: Any = handler_of(call.operation)
         if handler in _MOVING:
             self._moved(call)
-        elif handler in _ELEMENTWISE:
+        elif handler in elementwise.ELEMENTWISE:
             self._set(call.results[0], self._evaluated(call))
         elif isinstance(call.operation, FOLDING) and record.slots:
             self._set(call.results[0], self._linear(call))
-        elif handler is norms._batch:
+        elif handler is norms.batch_norm:
             self._set(call.results[0], self._batch(call))
-        elif handler is linear._embedding:
+        elif handler is linear.embedding:
             table = np.asarray(call.operation.embeddings, np.float64)
             same = (table == table[:1]).all(0)
             self._set(call.results[0], np.where(same, table[0], np.nan))
@@ -194,7 +185,7 @@ def activated(layer: Any, values: np.ndarray) -> np.ndarray | None:
 def separable(call: Call) -> bool:
     """Whether each channel that a call reads reaches only its own, or a weight that reads it."""
     handler: Any = handler_of(call.operation)
-    known = (*_ELEMENTWISE, *_MOVING, norms._batch, norms._prelu, norms._layer_scale)
+    known = (*elementwise.ELEMENTWISE, *_MOVING, norms.batch_norm, norms.prelu, norms.layer_scale)
     if isinstance(call.operation, (layers.EinsumDense, layers.MultiHeadAttention)):
         return handler is not None
     return handler in known or isinstance(call.operation, FOLDING)
@@ -203,4 +194,4 @@ def separable(call: Call) -> bool:
 def is_product(call: Call) -> bool:
     """Whether a call sums up products of tensors."""
     handler: Any = handler_of(call.operation)
-    return handler in (products._einsum, products._matmul)
+    return handler in (products.einsum, products.matmul)

@@ -193,3 +193,7 @@ def handlers() -> dict[type, Handler]:
     ):  # fmt: skip
         table[cls] = _merge
     return table
+
+
+# Handlers of what gives constants for constants, element by element.
+ELEMENTWISE: tuple[Handler, ...] = (_one, _several, _merge, _activation, _dropout, _rescaling)

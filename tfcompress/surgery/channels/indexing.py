@@ -121,3 +121,7 @@ def handlers() -> dict[type, Handler]:
         numpy.Repeat: _repeat,
         numpy.Pad: _pad,
     }
+
+
+# As in `shapes`.
+MOVING: tuple[Handler, ...] = (_split, _get_item, _repeat, _pad)

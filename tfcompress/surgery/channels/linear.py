@@ -175,7 +175,8 @@ def _dense(call: Call, found: Analysis) -> None:
     found.give(result, (*axes[:-1], made))
 
 
-def _embedding(call: Call, found: Analysis) -> None:
+def embedding(call: Call, found: Analysis) -> None:
+    """Embedding: it makes the channels of its rows."""
     layer, (result,) = call.operation, call.results
     found.pin_all(call)
     made = found.make(call, "channels", layer.output_dim)
@@ -253,7 +254,7 @@ def handlers() -> dict[type, Handler]:
     return {
         layers.Dense: _dense,
         layers.EinsumDense: _einsum_dense,
-        layers.Embedding: _embedding,
+        layers.Embedding: embedding,
         layers.Conv1D: _convolution,
         layers.Conv2D: _convolution,
         layers.Conv3D: _convolution,

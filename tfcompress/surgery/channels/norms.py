@@ -29,7 +29,8 @@ def _along(call: Call, found: Analysis) -> Axis:
     return axes[number]
 
 
-def _batch(call: Call, found: Analysis) -> None:
+def batch_norm(call: Call, found: Analysis) -> None:
+    """BatchNormalization: its weights follow the channels along its axis."""
     layer, read = call.operation, _along(call, found)
     weights = (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
     found.set_weights(call, *(Slot(weight, (read,)) for weight in weights))
@@ -63,7 +64,8 @@ def _group(call: Call, found: Analysis) -> None:
     found.record(call).rebuild = rebuild
 
 
-def _prelu(call: Call, found: Analysis) -> None:
+def prelu(call: Call, found: Analysis) -> None:
+    """PReLU: its slopes follow the channels."""
     layer, (value,), (result,) = call.operation, call.inputs, call.results
     axes = list(found.axes(value))
     for number in range(1, len(axes)):
@@ -74,7 +76,8 @@ def _prelu(call: Call, found: Analysis) -> None:
     found.give(result, axes)
 
 
-def _layer_scale(call: Call, found: Analysis) -> None:
+def layer_scale(call: Call, found: Analysis) -> None:
+    """ConvNeXt's scale for each channel follows it."""
     layer, (value,), (result,) = call.operation, call.inputs, call.results
     axes = list(found.axes(value))
     read = axes[-1] = found.same(call, "read", axes[-1])
@@ -90,10 +93,10 @@ def handlers() -> dict[type, Handler]:
     from keras.src.applications import convnext
 
     return {
-        layers.BatchNormalization: _batch,
+        layers.BatchNormalization: batch_norm,
         layers.LayerNormalization: _layer,
         layers.RMSNormalization: _rms,
         layers.GroupNormalization: _group,
-        layers.PReLU: _prelu,
-        convnext.LayerScale: _layer_scale,
+        layers.PReLU: prelu,
+        convnext.LayerScale: layer_scale,
     }

@@ -44,7 +44,8 @@ def _product(call: Call, found: Analysis, terms: Sequence[str], output: str) -> 
     found.give(result, [axes[name] for name in names])
 
 
-def _einsum(call: Call, found: Analysis) -> None:
+def einsum(call: Call, found: Analysis) -> None:
+    """keras.ops.einsum of tensors: what is summed over goes together."""
     equation = call.operation.subscripts.replace(" ", "")
     if "->" not in equation:
         raise Barrier("its equation names no output")
@@ -54,7 +55,8 @@ def _einsum(call: Call, found: Analysis) -> None:
     _product(call, found, operands.split(","), output)
 
 
-def _matmul(call: Call, found: Analysis) -> None:
+def matmul(call: Call, found: Analysis) -> None:
+    """keras.ops.matmul of tensors: likewise."""
     if len(call.inputs) != 2 or min(len(value.shape) for value in call.inputs) < 2:
         raise Barrier("it multiplies by constants or vectors")
     _product(call, found, ("...ab", "...bc"), "...ac")
@@ -68,7 +70,7 @@ def handlers() -> dict[type, Handler]:
     """The classes that this file knows."""
     from keras.src.ops import numpy
 
-    table: dict[type, Handler] = {numpy.Einsum: _einsum, numpy.Matmul: _matmul}
+    table: dict[type, Handler] = {numpy.Einsum: einsum, numpy.Matmul: matmul}
     for name in ("Mean", "Max", "Min", "Sum", "Prod", "Var", "Std", "Amax", "Amin"):
         table[getattr(numpy, name)] = _reduce
     for name in ("Cumsum", "Cumprod"):

@@ -217,3 +217,10 @@ def handlers() -> dict[type, Handler]:
         numpy.ExpandDims: _expand,
         numpy.Squeeze: _squeeze,
     }
+
+
+# Handlers of what takes each channel's values along, and changes none.
+MOVING: tuple[Handler, ...] = (
+    _concatenate, _flatten, _reshape_layer, _reshape_operation, _permute, _transpose, _swapaxes,
+    _repeat_vector, _expand, _squeeze,
+)  # fmt: skip

@@ -53,3 +53,7 @@ def handlers() -> dict[type, Handler]:
     for module, name in ((nn, "MaxPool"), (nn, "AveragePool"), (image, "Resize")):
         table[getattr(module, name)] = _moving
     return table
+
+
+# As in `shapes`.
+MOVING: tuple[Handler, ...] = (_moving, _global)
