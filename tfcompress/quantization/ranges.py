@@ -284,8 +284,10 @@ class _Read(threading.local):
         grids: (ranges, symmetric) -> how often the ranges had been updated, and their grid.
     """
 
-    graph: Any = None
-    grids: dict[Any, tuple[Any, Grid]] = {}
+    def __init__(self) -> None:
+        """Starts without grids, in each thread."""
+        self.graph: Any = None
+        self.grids: dict[Any, tuple[Any, Grid]] = {}
 
 
 _read = _Read()
