@@ -188,10 +188,15 @@ def _trained_ranges(model: Any, precision: Any) -> bool:
                 "model it was made of, with representative_data."
             )
         return False
-    if precision not in TRAINED:
+    from tfcompress.quantization.model import activation_bits
+
+    bits = activation_bits(model)
+    names = [name for name, row in TRAINED.items() if row.activation_bits == bits]
+    if precision not in names:
         raise ConfigError(
-            f"A quantize-aware model converts to one of {list(TRAINED)}: its ranges are trained "
-            f"for integers. Received: {precision!r}. Convert the model it was made of for others."
+            f"A quantize-aware model with activations of {bits} bits converts to one of {names}: "
+            f"its ranges are trained for these integers. Received: {precision!r}. Convert the "
+            "model it was made of for others."
         )
     return True
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfcompress.conversion.rewriting import remove_markers
+from tfcompress.conversion.rewriting import finish_annotated
 
 
 def run(
@@ -61,7 +61,7 @@ def run(
         converter.representative_dataset = lambda: _samples(samples, names)
     content = converter.convert()
     if annotated:
-        content = remove_markers(content)
+        content = finish_annotated(content)
     with open(out, "wb") as file:
         file.write(content)
 

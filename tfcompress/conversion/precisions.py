@@ -24,6 +24,7 @@ class Precision:
         quantizer: recipe of ai-edge-quantizer applied to the float file, if any.
         all_integer: a float tensor in the result is worth a report.
         stored_bits: for quantize-aware models, the smallest width that weights are stored in.
+        activation_bits: for quantize-aware models, the width that they are trained for.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Precision:
     quantizer: str = ""
     all_integer: bool = False
     stored_bits: int = 0
+    activation_bits: int = 8
 
     @contextmanager
     def exporting(self) -> Iterator[None]:
@@ -85,9 +87,19 @@ TRAINED = {
     precision.name: precision
     for precision in (
         Precision(
-            name, optimize=True, io=("float32", "int8", "uint8"), all_integer=True, stored_bits=bits
+            name,
+            optimize=True,
+            io=("float32", "int16") if wide else ("float32", "int8", "uint8"),
+            all_integer=True,
+            stored_bits=bits,
+            activation_bits=16 if wide else 8,
         )
-        for name, bits in (("int8", 8), ("int8-w4", 8), ("int4", 4))
+        for name, bits, wide in (
+            ("int8", 8, False),
+            ("int8-w4", 8, False),
+            ("int4", 4, False),
+            ("int16x8", 8, True),
+        )
     )
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 BOUNDARY = "tfcompress_boundary"
 """In the name of a FLOOR, with a CEIL behind it, that only stand between integers and float.
 
@@ -19,27 +21,60 @@ DEQUANTIZE, FLOOR, CEIL, QUANTIZE become one QUANTIZE.
 """
 
 
-def remove_markers(content: bytes) -> bytes:
-    """Takes the markers out, so that what read them reads their inputs.
+def finish_annotated(content: bytes) -> bytes:
+    """Completes what the converter makes of a quantize-aware graph.
+
+    Takes the markers out, so that what read them reads their inputs, and gives the biases of
+    operators on 16-bit integers the 64 bits that their kernels read: the converter stores 32, and
+    the kernels would read past the end (measured: each channel saturates).
 
     Args:
         content: bytes of a `.tflite`.
 
     Returns:
-        The file without them; the same bytes where there are none.
+        The finished file; the same bytes where there is nothing to do.
     """
-    names = (BOUNDARY.encode(), REQUANTIZE.encode())
-    if not any(name in content for name in names):
-        return content
     import flatbuffers
     from tensorflow.lite.python import schema_py_generated as schema
 
+    marked = any(name.encode() in content for name in (BOUNDARY, REQUANTIZE))
     model = schema.ModelT.InitFromPackedBuf(content, 0)
-    for index in range(len(model.subgraphs)):
-        _Graph(model, index, schema.BuiltinOperator).edit()
+    if marked:
+        for index in range(len(model.subgraphs)):
+            _Graph(model, index, schema.BuiltinOperator).edit()
+    if not _widen_biases(model, schema) and not marked:
+        return content
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def _widen_biases(model: Any, schema: Any) -> bool:
+    """Biases of 32 bits beside inputs of 16 bits become such of 64; whether there were any."""
+    kinds = schema.BuiltinOperator
+    places = {  # of the activation and the bias among the inputs
+        kinds.CONV_2D: (0, 2),
+        kinds.DEPTHWISE_CONV_2D: (0, 2),
+        kinds.FULLY_CONNECTED: (0, 2),
+        kinds.TRANSPOSE_CONV: (2, 3),
+    }
+    found = False
+    for graph in model.subgraphs:
+        for op in graph.operators:
+            place = places.get(model.operatorCodes[op.opcodeIndex].builtinCode)
+            if place is None or len(op.inputs) <= place[1] or op.inputs[place[1]] < 0:
+                continue
+            bias = graph.tensors[op.inputs[place[1]]]
+            wide = graph.tensors[op.inputs[place[0]]].type == schema.TensorType.INT16
+            if not wide or bias.type != schema.TensorType.INT32:
+                continue
+            values = np.frombuffer(bytes(model.buffers[bias.buffer].data), "<i4").astype("<i8")
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+            model.buffers.append(buffer)  # The old one may be another tensor's as well.
+            bias.buffer, bias.type = len(model.buffers) - 1, schema.TensorType.INT64
+            found = True
+    return found
 
 
 class _Graph:

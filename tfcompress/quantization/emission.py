@@ -174,7 +174,7 @@ class Emitter:
             grid = plan.fixed()
             return GridSource(scale=float(grid.scale), zero_point=float(grid.zero_point))
         names = [self._names[id(owner)] for owner in plan.owners]
-        return GridSource(names, symmetric=plan.symmetric)
+        return GridSource(names, symmetric=plan.symmetric, bits=self.plan.bits)
 
     def _name_all(self, nodes: list[Node]) -> None:
         taken = {layer.name for layer in self._kept(nodes)}

@@ -25,11 +25,17 @@ from tfcompress.quantization import exact
 SMALLEST = 2.0**-27
 """No scale is below this: the converter widens a range under 1e-6 to 1e-6 (measured)."""
 
+SMALLEST_WIDE = 2.0**-35
+"""The same for integers of 16 bits, of which a range holds 256 times as many."""
+
 WEIGHT_RATIO = 2.0**-16
 """No weight scale is below this part of its kernel's largest."""
 
 BIAS_LIMIT = 2.0**23
 """No bias integer is beyond this: up to here float32 brings integer * scale to the converter."""
+
+BIAS_LIMIT_WIDE = 2.0**30
+"""The same behind inputs of 16 bits, where the converter gets the bias as it is trained."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +46,12 @@ class Grid:
         scale: float32 tensor, scalar or one value per channel (the last axis of what it
             quantizes); anything that TensorFlow makes a tensor of.
         zero_point: integer-valued float32 tensor, scalar.
+        bits: 8, or 16 for an activation on a wide grid, whose zero point is 0.
     """
 
     scale: Any
     zero_point: Any = 0.0
+    bits: int = 8
 
     def __post_init__(self) -> None:
         for name in ("scale", "zero_point"):
@@ -54,6 +62,21 @@ class Grid:
                 with tf.init_scope():  # Known: what follows from it is computed ahead.
                     value = tf.convert_to_tensor(value, tf.float32)
             object.__setattr__(self, name, value)
+
+    @property
+    def wide(self) -> bool:
+        """Whether its integers have 16 bits."""
+        return self.bits == 16
+
+    @property
+    def low(self) -> float:
+        """The smallest integer that its type holds."""
+        return -(2.0 ** (self.bits - 1))
+
+    @property
+    def high(self) -> float:
+        """The largest."""
+        return 2.0 ** (self.bits - 1) - 1
 
 
 def softmax_grid() -> Grid:
@@ -72,9 +95,9 @@ def log_softmax_grid() -> Grid:
 
 
 def limits(bits: int, *, narrow: bool = False) -> tuple[int, int]:
-    """Smallest and largest integer of `bits` (2 to 8) bits; narrow leaves out the smallest."""
-    if not 2 <= bits <= 8:
-        raise ConfigError(f"bits must be 2 to 8, got {bits}.")
+    """Smallest and largest integer of `bits` (2 to 8, 16) bits; narrow leaves out the smallest."""
+    if bits not in (*range(2, 9), 16):
+        raise ConfigError(f"bits must be 2 to 8, or 16, got {bits}.")
     half = 2 ** (bits - 1)
     return (1 - half if narrow else -half), half - 1
 
@@ -106,18 +129,21 @@ def choose_grid(minimum: Any, maximum: Any, *, bits: int = 8, symmetric: bool = 
     Args:
         minimum: float32 tensor, scalar.
         maximum: float32 tensor, scalar.
-        bits: 2 to 8.
+        bits: 2 to 8, or 16, which is always symmetric.
         symmetric: zero point 0, and the range of the larger side for both.
 
     Returns:
         The grid. A range that is empty or smaller than floats can tell gets the smallest scale.
     """
-    return Grid(*_chooser(bits, symmetric)(minimum, maximum))
+    wide = bits == 16
+    scale, zero_point = _chooser(bits, symmetric or wide)(minimum, maximum)
+    return Grid(scale, zero_point, 16 if wide else 8)
 
 
 @functools.cache
 def _chooser(bits: int, symmetric: bool) -> Any:
     low, high = limits(bits)
+    smallest = SMALLEST_WIDE if bits == 16 else SMALLEST
 
     @exact.once((), ())
     def choose(minimum: tf.Tensor, maximum: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -126,13 +152,21 @@ def _chooser(bits: int, symmetric: bool) -> Any:
             # -2^(n-1) is left unused by neither side of a symmetric range: high steps for the
             # larger.
             scale = exact.quotient(tf.maximum(-lowest, highest), float(high))
-            return short_scale(tf.maximum(scale, SMALLEST), bits=bits), tf.zeros_like(scale)
+            short = short_scale(tf.maximum(scale, smallest), bits=bits)
+            return no_power_of_two(short) if bits == 16 else short, tf.zeros_like(scale)
         scale = tf.maximum(exact.quotient(highest - lowest, float(high - low)), SMALLEST)
         zero_point = low - tf.round(exact.quotient(lowest, scale))
         # A negative zero of the subtraction would show up as such in files and reports.
         return short_scale(scale, bits=bits), tf.clip_by_value(zero_point, low, high) + 0.0
 
     return choose
+
+
+def no_power_of_two(scale: tf.Tensor) -> tf.Tensor:
+    """The next scale of 8 bits where it is a power of two: there ADD has another kernel."""
+    stored = tf.bitcast(scale, tf.int32)
+    power = tf.equal(tf.bitwise.bitwise_and(stored, 2**23 - 1), 0)
+    return tf.bitcast(tf.where(power, stored + 2**16, stored), tf.float32)
 
 
 def weight_grid(kernel: Any, *, bits: int = 8, least: Any = 0.0) -> Grid:
@@ -171,7 +205,8 @@ def least_weight_scale(bias: Any, inputs: Grid) -> tf.Tensor:
     Returns:
         float32 tensor (channels,), for `weight_grid(least=...)`.
     """
-    return exact.quotient(tf.abs(bias), inputs.scale) * (1.001 / BIAS_LIMIT)
+    limit = BIAS_LIMIT_WIDE if inputs.wide else BIAS_LIMIT
+    return exact.quotient(tf.abs(bias), inputs.scale) * (1.001 / limit)
 
 
 def quantize_weights(kernel: Any, grid: Grid, *, bits: int = 8) -> tf.Tensor:
@@ -202,12 +237,12 @@ def layer_integers(
         bits: of the kernel, 2 to 8.
 
     Returns:
-        Integers of the kernel and of the bias, as float32 of their shapes, and the kernel's grid,
-        with scale (channels,). No gradient passes.
+        Integers of the kernel (float32) and of the bias (see `quantize_bias`), of their shapes,
+        and the kernel's grid, with scale (channels,). No gradient passes.
     """
     shape = kernel.shape
     given = [tf.reshape(kernel, (-1, shape[-1])), inputs.scale, *([] if bias is None else [bias])]
-    whole, scale, *of_bias = _quantizer(bits, bias is not None)(*given)
+    whole, scale, *of_bias = _quantizer(bits, bias is not None, inputs.bits)(*given)
     scale.set_shape(shape[-1:])
     for tensor in of_bias:
         tensor.set_shape(shape[-1:])
@@ -215,10 +250,10 @@ def layer_integers(
 
 
 @functools.cache
-def _quantizer(bits: int, has_bias: bool) -> Any:
+def _quantizer(bits: int, has_bias: bool, input_bits: int) -> Any:
     @exact.once((None, None), (), *([(None,)] if has_bias else []))
     def quantize(kernel: tf.Tensor, scale: tf.Tensor, *bias: tf.Tensor) -> list[tf.Tensor]:
-        inputs = Grid(scale)
+        inputs = Grid(scale, bits=input_bits)
         least = least_weight_scale(bias[0], inputs) if bias else 0.0
         grid = weight_grid(kernel, bits=bits, least=least)
         of_bias = [quantize_bias(b, inputs, grid) for b in bias]
@@ -245,9 +280,11 @@ def quantize_bias(bias: Any, inputs: Grid, weights: Grid) -> tf.Tensor:
 
     Returns:
         Integer-valued float32 tensor (channels,), clipped to +-2^23; `least_weight_scale` keeps
-        a kernel's grid from asking for more.
+        a kernel's grid from asking for more. Behind inputs of 16 bits float64, up to 2^30.
     """
     whole = exact.half_away(tf.cast(bias, tf.float64) / bias_grid(inputs, weights))
+    if inputs.wide:
+        return tf.clip_by_value(whole, -BIAS_LIMIT_WIDE, BIAS_LIMIT_WIDE)
     return tf.cast(tf.clip_by_value(whole, -BIAS_LIMIT, BIAS_LIMIT), tf.float32)
 
 

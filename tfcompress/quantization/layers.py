@@ -113,15 +113,18 @@ def _source(item: Any) -> GridSource | None:
 
 def fake_quant(x: Any, grid: Grid) -> tf.Tensor:
     """The operator that tells the converter an activation's grid, whose values are known here."""
-    low, high = fake_quant_range(grid)
-    return tf.quantization.fake_quant_with_min_max_vars(x, float(low), float(high))
+    low, high = fake_quant_range(grid, bits=grid.bits, narrow=grid.wide)
+    return tf.quantization.fake_quant_with_min_max_vars(
+        x, float(low), float(high), num_bits=grid.bits, narrow_range=grid.wide
+    )
 
 
 def known(source: GridSource) -> Grid:
     """A grid's values, now, also while a graph is traced."""
     with tf.init_scope():
         grid = source.grid()
-        return Grid(tf.constant(grid.scale.numpy()), tf.constant(grid.zero_point.numpy()))
+        scale, zero_point = (tf.constant(t.numpy()) for t in (grid.scale, grid.zero_point))
+        return Grid(scale, zero_point, grid.bits)
 
 
 def steps(x: Any, grid: Grid) -> tf.Tensor:
@@ -202,7 +205,9 @@ class QuantizedOperation(QuantizedLayer):
             qs = xs
         else:
             qs = [steps(x, grid) + grid.zero_point for x, grid in zip(xs, grids, strict=True)]
-        result = self.primitive.exact(qs, grids, out, **self.arguments)
+        compute = self.primitive.integers(out.bits)
+        assert compute is not None  # Planned so.
+        result = compute(qs, grids, out, **self.arguments)
         value = exact.product(result - out.zero_point, out.scale)
         value.set_shape(real.shape)
         if self.primitive.output != "own":  # Its values cannot leave the grid.
@@ -212,7 +217,7 @@ class QuantizedOperation(QuantizedLayer):
     def _grids(self) -> list[Any]:
         grids = [None if source is None else source.grid() for source in self.input_sources]
         for position, value in sorted(self.constants.items()):
-            grids.insert(position, constant_grid(value))
+            grids.insert(position, constant_grid(value, self.output_source.bits))
         return grids
 
     def _express(self, xs: list[tf.Tensor]) -> tf.Tensor:
@@ -220,7 +225,7 @@ class QuantizedOperation(QuantizedLayer):
         for position, value in sorted(self.constants.items()):
             constant = tf.constant(value, tf.float32)
             if self.output_source is not None:
-                constant = fake_quant(constant, constant_grid(value))
+                constant = fake_quant(constant, constant_grid(value, self.output_source.bits))
             xs.insert(position, constant)
         real = self.primitive.real(xs, **self.arguments)
         if self.kind == "requantize":
@@ -237,8 +242,8 @@ def _marked(x: tf.Tensor, marker: str) -> tf.Tensor:
     return tf.math.ceil(tf.floor(x, name=marker))
 
 
-def constant_grid(value: Any) -> Grid:
+def constant_grid(value: Any, bits: int = 8) -> Grid:
     """The grid of a constant operand."""
     with tf.init_scope():
         array = np.asarray(value, np.float32)
-        return choose_grid(array.min(), array.max())
+        return choose_grid(array.min(), array.max(), bits=bits)

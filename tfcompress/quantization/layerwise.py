@@ -94,7 +94,7 @@ def _matched(model: keras.Model, tflite: TFLiteModel) -> tuple[list[_Match], lis
     for op in graph.operators:
         for index in op.outputs:
             tensor = graph.tensors[index]
-            if tensor.dtype != "int8" or tensor.quantization is None:
+            if tensor.dtype not in ("int8", "int16") or tensor.quantization is None:
                 continue
             for part in re.split("[;/]", tensor.name):
                 for name in {part, re.sub(r"_\d+$", "", part)}:

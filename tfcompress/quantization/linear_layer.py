@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.quantization import exact, grids, modes
-from tfcompress.quantization.arithmetic import linear
+from tfcompress.quantization.arithmetic import linear, wide
 from tfcompress.quantization.arithmetic.output import Activation
 from tfcompress.quantization.batchnorm import FoldedBatchNorm
 from tfcompress.quantization.grids import Grid
@@ -206,10 +206,10 @@ class QuantizedLinear(QuantizedLayer):
         by_channel = self._by_channel(kernel)
         whole, of_bias, grid = grids.layer_integers(by_channel, bias, inputs, bits=self.weight_bits)
         stored = self._own_shape(modes.through(whole, by_channel / grid.scale))
-        if bias is None:
+        if bias is None or of_bias is None:
             return stored, None, grid
         step = tf.cast(grids.bias_grid(inputs, grid), tf.float32)
-        return stored, modes.through(of_bias, bias / step), grid
+        return stored, modes.through(of_bias, tf.cast(bias / step, of_bias.dtype)), grid
 
     def _compute(self, image: tf.Tensor, training: Any) -> tf.Tensor:
         norm = self._source().norm
@@ -217,14 +217,25 @@ class QuantizedLinear(QuantizedLayer):
             return self._compute_live(image, norm)
         inputs = self.input_sources[0].grid()
         kernel, bias, weights = self.integers(inputs)
-        acc = self._sum(steps(image, inputs), kernel, 1 if training else None)
+        acc = self._accumulated(steps(image, inputs), kernel, inputs, training)
         if bias is not None:
             acc += tf.cast(bias, acc.dtype)
-        acc = tf.cast(acc, tf.float32)
+        if not inputs.wide:
+            acc = tf.cast(acc, tf.float32)
         if self.owns_range and training:
             step = exact.product(inputs.scale, weights.scale)
             self._follow(tf.stop_gradient(acc), step)
         return requantized(acc, inputs, weights, self.output_source, self.activation)
+
+    def _accumulated(
+        self, d: tf.Tensor, kernel: tf.Tensor, inputs: Grid, training: Any
+    ) -> tf.Tensor:
+        """The sums of the integers; in training as float32 adds them."""
+        if training:
+            return self._sum(d, kernel, 1)
+        if inputs.wide:
+            return wide.split_sum(lambda part: self._sum(part, kernel, None), d)
+        return self._sum(d, kernel, None)
 
     def _compute_live(self, image: tf.Tensor, norm: FoldedBatchNorm) -> tf.Tensor:
         """By the batch's own statistics.
@@ -244,7 +255,7 @@ class QuantizedLinear(QuantizedLayer):
         if self.owns_range:
             self.observe(tf.reduce_min(y), tf.reduce_max(y), True)
         out = self.output_source.grid()
-        nearest = tf.clip_by_value(tf.round(y / out.scale) + out.zero_point, -128, 127)
+        nearest = tf.clip_by_value(tf.round(y / out.scale) + out.zero_point, out.low, out.high)
         value = exact.product(tf.stop_gradient(nearest) - out.zero_point, out.scale)
         return on_grid(value, y, self.output_source)
 
@@ -272,7 +283,13 @@ class QuantizedLinear(QuantizedLayer):
             inputs = self.input_sources[0].grid()
             kernel, bias, weights = self.integers(inputs)
             real = (self._by_channel(kernel) * weights.scale).numpy()
-            added = None if bias is None else grids.bias_values(bias, inputs, weights).numpy()
+            added = None
+            if bias is not None:
+                # Integers beyond float32's come of the bias itself.
+                values = self.effective_bias() if inputs.wide else None
+                added = (
+                    grids.bias_values(bias, inputs, weights) if values is None else values
+                ).numpy()
         bits = 8 if self.weight_bits > modes.export_bits() else modes.export_bits()
         low, high = grids.fake_quant_range(weights, bits=bits, narrow=True)
         shape = real.shape

@@ -65,6 +65,12 @@ def quantized_layers(model: keras.Model) -> list[QuantizedLayer]:
     ]
 
 
+def activation_bits(model: keras.Model) -> int:
+    """Width of the integers that a quantize-aware model's activations are trained for."""
+    sources = [layer.output_source for layer in quantized_layers(model)]
+    return max((source.bits for source in sources if source is not None), default=8)
+
+
 def typical_inputs(model: keras.Model, specs: Any, count: int) -> dict[str, np.ndarray]:
     """Inputs that fill the trained ranges, to try a file out with.
 

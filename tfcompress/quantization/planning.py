@@ -12,6 +12,9 @@ from tfcompress.quantization.primitives import PRIMITIVES
 
 _FLOATS = ("float", "bfloat")
 
+NARROW_MOVES = ("RepeatVector", "UpSampling1D", "UpSampling2D", "Repeat", "Flip")
+"""Layers and operations that become TILE or REVERSE_V2: the converter has 8 bits only of these."""
+
 
 @dataclass(eq=False)
 class GridPlan:
@@ -35,14 +38,18 @@ class Plan:
         inputs: the model's inputs.
         real_outputs: mark where the model's outputs leave their grids, as in a model whose
             outputs float operators read.
+        bits: of activations, 8 or 16.
 
     Attributes:
         grids: `id` of each tensor that lies on a grid to its plan; others are float.
         outputs: `id` of each of the model's outputs to what stands for it now.
     """
 
-    def __init__(self, graph: Graph, inputs: list[Value], *, real_outputs: bool = False) -> None:
+    def __init__(
+        self, graph: Graph, inputs: list[Value], *, real_outputs: bool = False, bits: int = 8
+    ) -> None:
         self.graph = graph
+        self.bits = bits
         self.grids: dict[int, GridPlan] = {}
         self._on_grid: dict[int, Value] = {}
         self._real_values: dict[int, Value] = {}
@@ -84,6 +91,9 @@ class Plan:
         elif isinstance(node, Operator):
             self._operator(node)
         elif isinstance(node, Kept) and node.moves:
+            if self.bits == 16 and type(node.operation).__name__ in NARROW_MOVES:
+                node.reason = "the converter has no 16-bit form of it"
+                node.inputs = [self._real(v, node) for v in node.inputs]
             plan = self.grid(node.inputs[0])
             if plan is not None:
                 for value in node.outputs:
@@ -93,6 +103,9 @@ class Plan:
 
     def _operator(self, node: Operator) -> None:
         row = PRIMITIVES[node.kind]
+        if row.integers(self.bits) is None:
+            node.inputs = [self._real(v, node) for v in node.inputs]
+            return
         if row.takes == "anything":
             node.inputs = [self._quantized(v, node) for v in node.inputs]
         if row.takes == "floats" or any(self.grid(v) is None for v in node.inputs):
@@ -120,18 +133,25 @@ class Plan:
         if self.grid(value) is None:
             return value
         if id(value) not in self._real_values:
-            out = Value(value.shape, "float32")
-            self._new.append(Operator(node.call, [value], [out], [], "dequantize"))
-            self._real_values[id(value)] = out
+            self._real_values[id(value)] = self._boundary(value, node)
         return self._real_values[id(value)]
+
+    def _boundary(self, value: Value, node: Node) -> Value:
+        """The tensor behind a mark between integers and float."""
+        out = Value(value.shape, "float32")
+        self._new.append(Operator(node.call, [value], [out], [], "dequantize"))
+        return out
 
     def _quantized(self, value: Value, node: Node) -> Value:
         """The tensor on a grid: itself, or what a new node makes of it."""
         if self.grid(value) is not None:
             return value
         if id(value) not in self._on_grid:
-            out = Value(value.shape, "float32")
-            added = Operator(node.call, [value], [out], [], "quantize")
+            source, out = value, Value(value.shape, "float32")
+            if self.bits == 16 and id(value) in self.graph.makers():
+                # The converter would put what made it on the grid too, and has no such operators.
+                source = self._boundary(value, node)
+            added = Operator(node.call, [source], [out], [], "quantize")
             self._new.append(added)
             self.grids[id(out)] = GridPlan([added])
             self._on_grid[id(value)] = out
@@ -139,7 +159,9 @@ class Plan:
 
     def _join(self, node: Kept) -> None:
         """Inputs and output on one grid, by sharing it where that hurts nobody."""
-        if any(self.grid(v) is None for v in node.inputs):
+        if self.bits == 16:
+            node.reason = "the converter has no concatenation of 16 bits"
+        if self.bits == 16 or any(self.grid(v) is None for v in node.inputs):
             node.inputs = [self._real(v, node) for v in node.inputs]
             return
         shared = GridPlan()

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfcompress.quantization import grids
-from tfcompress.quantization.arithmetic import elementwise, linear, reductions, resize, tables
+from tfcompress.quantization.arithmetic import elementwise, linear, reductions, resize, tables, wide
 from tfcompress.quantization.arithmetic.output import Activation, bounds
 from tfcompress.quantization.grids import Grid
 
@@ -34,6 +34,7 @@ class Primitive:
         takes: "grids" (it is quantized where all its inputs are), "anything" (its inputs are put
             on grids), or "floats": its int8 form would leave XNNPACK or is not known.
         symmetric: the operand whose grid must have zero point 0 for XNNPACK to take it.
+        wide: as `exact`, for grids of 16 bits; None where the operator stays float beside them.
     """
 
     real: Callable[..., tf.Tensor]
@@ -43,6 +44,11 @@ class Primitive:
     float_input: bool = False
     takes: str = "grids"
     symmetric: int | None = None
+    wide: Callable[..., tf.Tensor] | None = None
+
+    def integers(self, bits: int) -> Callable[..., tf.Tensor] | None:
+        """What it computes on integers of so many bits; None where it has no such form."""
+        return self.wide if bits == 16 else self.exact
 
 
 def activate(x: tf.Tensor, activation: Activation) -> tf.Tensor:
@@ -54,33 +60,42 @@ def activate(x: tf.Tensor, activation: Activation) -> tf.Tensor:
     return x
 
 
-def _binary(real: Any, exact: Any) -> Primitive:
+def _binary(real: Any, exact: Any, wide: Any) -> Primitive:
     def on_reals(xs: Tensors, activation: Activation = None) -> tf.Tensor:
         return activate(real(xs[0], xs[1]), activation)
 
-    def on_integers(
-        qs: Tensors, given: Sequence[Grid], out: Grid, activation: Activation = None
-    ) -> tf.Tensor:
-        return exact(qs[0], qs[1], given[0], given[1], out, activation=activation)
+    def by(kernel: Any) -> Any:
+        def on_integers(
+            qs: Tensors, given: Sequence[Grid], out: Grid, activation: Activation = None
+        ) -> tf.Tensor:
+            return kernel(qs[0], qs[1], given[0], given[1], out, activation=activation)
 
-    return Primitive(on_reals, on_integers, fuses=True)
+        return on_integers
+
+    return Primitive(on_reals, by(exact), fuses=True, wide=by(wide))
 
 
-def _unary(real: Any, exact: Any, output: Any = "own") -> Primitive:
+def _unary(real: Any, exact: Any, output: Any = "own", wide: Any = None) -> Primitive:
     """`exact` takes the output grid only where that is not fixed."""
 
-    def on_integers(qs: Tensors, given: Sequence[Grid], out: Grid, **options: Any) -> tf.Tensor:
-        outs = [out] if output == "own" else []
-        return exact(qs[0], given[0], *outs, **options)
+    def by(kernel: Any) -> Any:
+        def on_integers(qs: Tensors, given: Sequence[Grid], out: Grid, **options: Any) -> tf.Tensor:
+            outs = [out] if output == "own" else []
+            return kernel(qs[0], given[0], *outs, **options)
 
-    return Primitive(lambda xs, **options: real(xs[0], **options), on_integers, output)
+        return on_integers
+
+    return Primitive(
+        lambda xs, **options: real(xs[0], **options), by(exact), output, wide=wide and by(wide)
+    )
 
 
-def _same(real: Any, exact: Any) -> Primitive:
+def _same(real: Any, exact: Any, wide: Any = None) -> Primitive:
     return Primitive(
         lambda xs, **options: real(xs[0], **options),
         lambda qs, given, out, **options: exact(qs[0], **options),
         "same",
+        wide=wide and (lambda qs, given, out, **options: wide(qs[0], **options)),
     )
 
 
@@ -92,10 +107,14 @@ def _sum(x: tf.Tensor, axes: Sequence[int], keepdims: bool) -> tf.Tensor:
     return tf.reduce_sum(x, axes, keepdims=keepdims)
 
 
-def _reduction(real: Any, exact: Any) -> Primitive:
+def _reduction(real: Any, exact: Any, wide: Any = None) -> Primitive:
+    def by(kernel: Any) -> Any:
+        return lambda qs, given, out, axes, keepdims: kernel(
+            qs[0], axes, given[0], out, keepdims=keepdims
+        )
+
     return Primitive(
-        lambda xs, axes, keepdims: real(xs[0], axes, keepdims),
-        lambda qs, given, out, axes, keepdims: exact(qs[0], axes, given[0], out, keepdims=keepdims),
+        lambda xs, axes, keepdims: real(xs[0], axes, keepdims), by(exact), wide=wide and by(wide)
     )
 
 
@@ -126,14 +145,15 @@ def _no_integers(*args: Any, **options: Any) -> tf.Tensor:
 
 
 PRIMITIVES: dict[str, Primitive] = {
-    "add": _binary(tf.add, elementwise.add),
-    "subtract": _binary(tf.subtract, elementwise.subtract),
-    "multiply": _binary(tf.multiply, elementwise.multiply),
-    "mean": _reduction(_mean, reductions.mean),
+    "add": _binary(tf.add, elementwise.add, wide.add),
+    "subtract": _binary(tf.subtract, elementwise.subtract, wide.subtract),
+    "multiply": _binary(tf.multiply, elementwise.multiply, wide.multiply),
+    "mean": _reduction(_mean, reductions.mean, wide.mean),
     "sum": _reduction(_sum, reductions.sum),
     "average_pool": _same(
         lambda x, size, strides, padding: tf.nn.avg_pool2d(x, size, strides, padding),
-        lambda q, size, strides, padding: reductions.average_pool2d(q, size, strides, padding),
+        reductions.average_pool2d,
+        wide.average_pool,
     ),
     "resize_bilinear": _same(
         _resize_bilinear,
@@ -148,6 +168,7 @@ PRIMITIVES: dict[str, Primitive] = {
         lambda xs, activation: activate(xs[0], activation),
         lambda qs, given, out, activation: _clip(qs[0], out, activation),
         "same",
+        wide=lambda qs, given, out, activation: wide.clipped(qs[0], out, activation),
     ),
     "leaky_relu": _unary(
         lambda x, alpha: tf.nn.leaky_relu(x, alpha),
@@ -169,13 +190,16 @@ PRIMITIVES: dict[str, Primitive] = {
         takes="floats",
     ),
     "transpose": _same(
-        lambda x, perm: tf.transpose(x, perm), lambda q, perm: tf.transpose(q, perm)
+        lambda x, perm: tf.transpose(x, perm),
+        lambda q, perm: tf.transpose(q, perm),
+        lambda q, perm: tf.transpose(q, perm),
     ),
-    "requantize": _unary(tf.identity, tables.requantize_grid),
-    "dequantize": _unary(tf.identity, elementwise.dequantize),
+    "requantize": _unary(tf.identity, tables.requantize_grid, wide=wide.requantize_grid),
+    "dequantize": _unary(tf.identity, elementwise.dequantize, wide=elementwise.dequantize),
     "quantize": Primitive(
         lambda xs: tf.identity(xs[0]),
         lambda qs, given, out: elementwise.quantize(qs[0], out),
         float_input=True,
+        wide=lambda qs, given, out: wide.quantize(qs[0], out),
     ),
 }

@@ -21,6 +21,7 @@ from tfcompress.quantization.model import QuantizedModel
 from tfcompress.quantization.nodes import Kept, Linear, Operator, Table
 from tfcompress.quantization.passes import Graph, fold, fuse_activations, share_work
 from tfcompress.quantization.planning import Plan
+from tfcompress.quantization.primitives import PRIMITIVES
 from tfcompress.quantization.scheme import QuantizationScheme, get_scheme
 from tfcompress.quantization.subclassed import quantize_layers
 from tfcompress.report import CompressionReport
@@ -50,7 +51,8 @@ def quantize_aware(
 
     Args:
         model: a built Keras 3 model; it does not change. Its weights are taken over.
-        scheme: `"int8"`, `"int8-w4"` (weights of 4 bits) or a `QuantizationScheme`.
+        scheme: `"int8"`, `"int8-w4"` (weights of 4 bits), `"int16x8"` (activations of 16 bits) or
+            a `QuantizationScheme`.
         calibration_data: inputs that the ranges start from, 100 to 500 typical ones, as
             `tfc.convert` takes them. Without any the ranges start from random inputs, and the
             first training step replaces them.
@@ -93,6 +95,9 @@ def quantize_aware(
     layers = registry.walk(model)
     choice = _Choice(scheme, _excluded(layers, include, exclude, scheme),
                      _overrides(layers, scheme), "sparsity" in preserve)  # fmt: skip
+    if scheme.activation_bits == 16:
+        tables = (id(layer) for _, layer in layers if isinstance(layer, keras.layers.Embedding))
+        choice.excluded.update(dict.fromkeys(tables, "its table has no 16-bit form"))
     report = CompressionReport(
         "quantize_aware",
         {"weight_bits": scheme.weight_bits, "activation_bits": scheme.activation_bits},
@@ -139,7 +144,8 @@ def _quantize_graph(
     share_work(graph)
     fuse_activations(graph)
     graph.remove_dead()
-    plan = Plan(graph, flow.input_values, real_outputs=real_outputs)
+    bits = choice.scheme.activation_bits
+    plan = Plan(graph, flow.input_values, real_outputs=real_outputs, bits=bits)
     emitter = Emitter(plan, choice.scheme, choice.schemes, choice.masked)
     outputs = keras.tree.map_structure(
         lambda value: plan.outputs[id(graph.standing_for(value))], lowered.outputs
@@ -194,7 +200,13 @@ def _describe(report: CompressionReport, flow: Flow, plan: Plan, emitter: Emitte
             elif isinstance(node, Operator):
                 layer = emitter.layers[id(node)]
                 if layer.output_source is None:
-                    done[path] = ("left", "what it computes on is float", {})
+                    wide = PRIMITIVES[node.kind].integers(plan.bits) is None
+                    reason = (
+                        f"no {plan.bits}-bit form of {node.kind} is known"
+                        if wide
+                        else "what it computes on is float"
+                    )
+                    done[path] = ("left", reason, {})
                 else:
                     done.setdefault(path, ("quantized", "", _into(layer, path)))
     for path, operation in by_path.items():

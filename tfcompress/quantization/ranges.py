@@ -11,7 +11,15 @@ import tensorflow as tf
 
 from tfcompress.errors import ConfigError
 from tfcompress.quantization import exact
-from tfcompress.quantization.grids import SMALLEST, Grid, choose_grid, short_scale, weight_grid
+from tfcompress.quantization.grids import (
+    SMALLEST,
+    SMALLEST_WIDE,
+    Grid,
+    choose_grid,
+    no_power_of_two,
+    short_scale,
+    weight_grid,
+)
 
 MOMENTUM = 0.99
 ROOTS = (0.25, 4.0)
@@ -41,6 +49,7 @@ class Ranges:
         self.minimum = _scalar(layer, "minimum", -1.0)
         self.maximum = _scalar(layer, "maximum", 1.0)
         self.state = _scalar(layer, "range_state", GUESSED)
+        self.bits = layer.output_source.bits
 
     def set(self, minimum: float, maximum: float, *, guessed: bool = False) -> None:
         """Gives it values found in data, or guessed ones."""
@@ -73,7 +82,7 @@ class Ranges:
 
     def grid(self, symmetric: bool) -> Grid:
         """The grid of this range alone."""
-        return choose_grid(*self.ends(), symmetric=symmetric)
+        return choose_grid(*self.ends(), bits=self.bits, symmetric=symmetric)
 
     def learned(self) -> tf.Tensor | None:
         """The scale that a gradient is to reach; None where the range follows the values."""
@@ -114,10 +123,11 @@ class LearnedRange(Ranges):
         self.root = _scalar(layer, "scale_root", 1.0, trainable=True)
         self.zero_point = _scalar(layer, "zero_point", 0.0)
         self.state = _scalar(layer, "range_state", GUESSED)
+        self.bits = layer.output_source.bits
 
     def set(self, minimum: float, maximum: float, *, guessed: bool = False) -> None:
         """Gives it the grid of values found in data, or of guessed ones."""
-        grid = choose_grid(minimum, maximum)
+        grid = choose_grid(minimum, maximum, bits=self.bits)
         self.scale.assign(grid.scale)
         self.root.assign(1.0)
         self.zero_point.assign(grid.zero_point)
@@ -129,12 +139,15 @@ class LearnedRange(Ranges):
     def ends(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Smallest and largest value that the grid holds."""
         grid = self.grid(False)
-        return (-128 - grid.zero_point) * grid.scale, (127 - grid.zero_point) * grid.scale
+        ends = [(end - grid.zero_point) * grid.scale for end in (grid.low, grid.high)]
+        return ends[0], ends[1]
 
     def grid(self, symmetric: bool) -> Grid:
         """The grid; gradients do not pass, see `learned`."""
-        scale = tf.maximum(tf.stop_gradient(self._now()), SMALLEST)
-        return Grid(short_scale(scale), _value(self.zero_point))
+        wide = self.bits == 16
+        scale = tf.maximum(tf.stop_gradient(self._now()), SMALLEST_WIDE if wide else SMALLEST)
+        short = short_scale(scale, bits=self.bits)
+        return Grid(no_power_of_two(short) if wide else short, _value(self.zero_point), self.bits)
 
     def freeze(self) -> None:
         """From now on the scale stays, also where an optimizer's momentum moves the variable."""
@@ -211,6 +224,7 @@ class GridSource:
         scale: of a fixed grid.
         zero_point: of a fixed grid.
         symmetric: the zero point is 0.
+        bits: of its integers, 8 or 16.
     """
 
     def __init__(
@@ -219,7 +233,9 @@ class GridSource:
         scale: float | None = None,
         zero_point: float = 0.0,
         symmetric: bool = False,
+        bits: int = 8,
     ) -> None:
+        self.bits = bits
         self.ranges = tuple(ranges)
         self.scale, self.zero_point, self.symmetric = scale, zero_point, symmetric
         self._bound: tuple[Ranges, ...] = ()
@@ -228,7 +244,7 @@ class GridSource:
         """As plain values."""
         if self.scale is not None:
             return {"scale": self.scale, "zero_point": self.zero_point}
-        return {"ranges": list(self.ranges), "symmetric": self.symmetric}
+        return {"ranges": list(self.ranges), "symmetric": self.symmetric, "bits": self.bits}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> GridSource:
@@ -269,7 +285,7 @@ class GridSource:
             return self._bound[0].grid(self.symmetric)
         lows, highs = zip(*(ranges.ends() for ranges in self._bound), strict=True)
         low, high = tf.reduce_min(tf.stack(lows)), tf.reduce_max(tf.stack(highs))
-        return choose_grid(low, high, symmetric=self.symmetric)
+        return choose_grid(low, high, bits=self.bits, symmetric=self.symmetric)
 
     def learned(self) -> tf.Tensor | None:
         """The scale that a gradient is to reach; None where there is no single one."""

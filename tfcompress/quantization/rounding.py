@@ -12,8 +12,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfcompress.quantization import exact, modes
-from tfcompress.quantization.arithmetic import linear
-from tfcompress.quantization.arithmetic.output import HIGH, LOW, Activation, bounds
+from tfcompress.quantization.arithmetic import linear, wide
+from tfcompress.quantization.arithmetic.output import Activation, bounds
 from tfcompress.quantization.grids import Grid
 from tfcompress.quantization.ranges import GridSource
 
@@ -24,7 +24,7 @@ def requantized(
     """Real values on the output grid, of the sums of a layer with a kernel.
 
     Args:
-        acc: integer-valued float32 (..., channels).
+        acc: integer-valued float32 (..., channels); float64 for 16 bits, where float32 is rounded.
         inputs: grid of the layer's input.
         weights: grid of its kernel.
         source: of the output grid.
@@ -37,22 +37,26 @@ def requantized(
     out = source.grid()
     ratio = linear.linear_ratio(inputs, weights, out)
     step = exact.product(inputs.scale, weights.scale)
-    lowest, highest = bounds(out, activation)
+    lowest, highest = bounds(out, activation, builtin=out.wide)
     low, high = lowest - out.zero_point, highest - out.zero_point
     learned = source.learned()
 
     @tf.custom_gradient
     def run(acc: tf.Tensor, *learned: tf.Tensor) -> Any:
-        scaled = exact.pin(acc) * ratio
-        steps = tf.clip_by_value(tf.round(scaled), low, high)
+        scaled = exact.pin(tf.cast(acc, tf.float32)) * ratio
+        nearest = tf.round(scaled)
+        if out.wide:
+            whole = wide.scaled(acc, wide.linear_ratio(inputs, weights, out))
+            nearest = tf.cast(tf.clip_by_value(whole, -(2**15), 2**15 - 1), tf.float32)
+        steps = tf.clip_by_value(nearest, low, high)
 
         def gradient(upstream: tf.Tensor) -> Any:
             below = low if activation else low - 0.5
             inside = (scaled > below) & (scaled < high + 0.5)
-            passed = tf.where(inside, upstream * step, 0.0)
+            passed = tf.cast(tf.where(inside, upstream * step, 0.0), acc.dtype)
             if not learned:
                 return passed
-            return passed, _scale_gradient(upstream, scaled, steps, inside)
+            return passed, _scale_gradient(upstream, scaled, steps, inside, out)
 
         return exact.product(steps, out.scale), gradient
 
@@ -68,7 +72,7 @@ def on_grid(value: tf.Tensor, real: tf.Tensor, source: GridSource) -> tf.Tensor:
         source: of the grid.
     """
     out = source.grid()
-    low, high = ((end - out.zero_point) * out.scale for end in (LOW, HIGH))
+    low, high = ((end - out.zero_point) * out.scale for end in (out.low, out.high))
     learned = source.learned()
     if learned is None:
         return modes.through(value, tf.clip_by_value(real, low, high))
@@ -79,7 +83,7 @@ def on_grid(value: tf.Tensor, real: tf.Tensor, source: GridSource) -> tf.Tensor:
             inside = (real >= low) & (real <= high)
             scaled, steps = real / out.scale, value / out.scale
             passed = tf.where(inside, upstream, 0.0)
-            return None, passed, _scale_gradient(upstream, scaled, steps, inside)
+            return None, passed, _scale_gradient(upstream, scaled, steps, inside, out)
 
         return tf.identity(value), gradient
 
@@ -87,8 +91,8 @@ def on_grid(value: tf.Tensor, real: tf.Tensor, source: GridSource) -> tf.Tensor:
 
 
 def _scale_gradient(
-    upstream: tf.Tensor, scaled: tf.Tensor, steps: tf.Tensor, inside: tf.Tensor
+    upstream: tf.Tensor, scaled: tf.Tensor, steps: tf.Tensor, inside: tf.Tensor, out: Grid
 ) -> tf.Tensor:
     each = tf.where(inside, steps - scaled, steps)
     count = tf.cast(tf.size(scaled[0]), tf.float32)
-    return tf.reduce_sum(upstream * each) / tf.sqrt(count * HIGH)
+    return tf.reduce_sum(upstream * each) / tf.sqrt(count * out.high)

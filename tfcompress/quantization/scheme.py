@@ -19,7 +19,8 @@ class QuantizationScheme:
     Attributes:
         weight_bits: 2 to 8: weights lie on a symmetric grid of so many bits, one scale for each
             output channel.
-        activation_bits: 8: asymmetric, one scale for each tensor.
+        activation_bits: 8: asymmetric, one scale for each tensor; 16: symmetric, more accurate
+            and slow, as XNNPACK has no kernels of 16 bits. One width for the whole model.
         range_method: how the ranges of activations are trained: `"moving_average"` of each
             batch's smallest and largest value, or `"lsq"`, by gradient (Esser 2020, "Learned Step
             Size Quantization").
@@ -39,19 +40,30 @@ class QuantizationScheme:
             raise ConfigError(
                 f"`weight_bits` must be a whole number from 2 to 8. Received: {self.weight_bits!r}"
             )
-        if self.activation_bits != 8:
+        if isinstance(self.activation_bits, bool) or self.activation_bits not in (8, 16):
             raise ConfigError(
-                f"`activation_bits` must be 8. Received: {self.activation_bits!r}. XNNPACK has no "
-                "kernels for other widths."
+                f"`activation_bits` must be 8 or 16. Received: {self.activation_bits!r}. The "
+                "runtime has no kernels for other widths."
             )
         for name, allowed in (("range_method", RANGE_METHODS), ("batchnorm", BATCHNORM)):
             if getattr(self, name) not in allowed:
                 raise ConfigError(
                     f"`{name}` must be one of {list(allowed)}. Received: {getattr(self, name)!r}"
                 )
+        for scope, own in self.overrides.items():
+            if own is not None and own.activation_bits != self.activation_bits:
+                raise ConfigError(
+                    "`activation_bits` is one for the whole model: tensors join layers. Received: "
+                    f"{self.activation_bits}, and {own.activation_bits} for {scope!r}. Give the "
+                    "override the same, or None to leave these layers float."
+                )
 
 
-SCHEMES = {"int8": QuantizationScheme(), "int8-w4": QuantizationScheme(weight_bits=4)}
+SCHEMES = {
+    "int8": QuantizationScheme(),
+    "int8-w4": QuantizationScheme(weight_bits=4),
+    "int16x8": QuantizationScheme(activation_bits=16),
+}
 
 
 def get_scheme(scheme: Any) -> QuantizationScheme:

@@ -38,7 +38,7 @@ def accumulator_bound(kernel: tf.Tensor, x: Grid, bias: tf.Tensor | None = None)
         float64 tensor (out,); `pieces=1` is exact where it is at most 2^24.
     """
     kernel = tf.abs(tf.cast(kernel, tf.float64))
-    largest = tf.cast(tf.maximum(127 - x.zero_point, x.zero_point + 128), tf.float64)
+    largest = tf.cast(tf.maximum(x.high - x.zero_point, x.zero_point - x.low), tf.float64)
     bound = tf.reduce_sum(kernel, list(range(kernel.shape.rank - 1))) * largest
     return bound if bias is None else bound + tf.abs(tf.cast(bias, tf.float64))
 

@@ -9,9 +9,7 @@ import tensorflow as tf
 
 from tfcompress.errors import ConfigError
 from tfcompress.quantization import exact
-from tfcompress.quantization.grids import Grid
-
-LOW, HIGH = -128.0, 127.0
+from tfcompress.quantization.grids import Grid, limits
 
 Activation = Literal["relu", "relu6", "relu_n1_to_1"] | None
 Target = Literal["x86", "arm"]
@@ -23,9 +21,10 @@ _REAL_BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
-def clip(q: tf.Tensor) -> tf.Tensor:
-    """Integers brought into int8's range."""
-    return tf.clip_by_value(q, LOW, HIGH)
+def clip(q: tf.Tensor, bits: int = 8) -> tf.Tensor:
+    """Integers brought into int8's range, or that of so many bits."""
+    low, high = limits(bits)
+    return tf.clip_by_value(q, float(low), float(high))
 
 
 def offset(q: tf.Tensor, grid: Grid) -> tf.Tensor:
@@ -46,24 +45,24 @@ def bounds(
             ties away from zero; else XNNPACK, the other way round and to even.
 
     Returns:
-        Two integer-valued float32 scalars within [-128, 127].
+        Two integer-valued float32 scalars within [-128, 127], or int16's range.
     """
     if activation is None:
-        return tf.constant(LOW), tf.constant(HIGH)
+        return tf.constant(out.low), tf.constant(out.high)
     if activation not in _REAL_BOUNDS:
         raise ConfigError(
             f"activation must be one of {sorted(_REAL_BOUNDS)} or None, got {activation!r}."
         )
     found = []
-    for real, outermost in zip(_REAL_BOUNDS[activation], (LOW, HIGH), strict=True):
+    for real, outermost in zip(_REAL_BOUNDS[activation], (out.low, out.high), strict=True):
         if np.isinf(real):
             found.append(tf.constant(outermost))
             continue
         steps = exact.quotient(tf.constant(real, tf.float32), out.scale)
         if builtin:
-            found.append(clip(exact.half_away(steps) + out.zero_point))
+            found.append(clip(exact.half_away(steps) + out.zero_point, out.bits))
         else:
-            found.append(clip(tf.round(exact.pin(steps) + out.zero_point)))
+            found.append(clip(tf.round(exact.pin(steps) + out.zero_point), out.bits))
     return found[0], found[1]
 
 

@@ -42,7 +42,7 @@ def mean(
     Returns:
         Integers, float32.
     """
-    count = _count(q, axes)
+    count = count_of(q, axes)
     return _reduced(q, axes, x, out, keepdims, count, np.float32(1) / np.float32(count), target)
 
 
@@ -56,7 +56,7 @@ def sum(
     target: Target = "x86",
 ) -> tf.Tensor:
     """SUM; else as `mean`."""
-    return _reduced(q, axes, x, out, keepdims, _count(q, axes), None, target)
+    return _reduced(q, axes, x, out, keepdims, count_of(q, axes), None, target)
 
 
 def average_pool2d(
@@ -74,7 +74,7 @@ def average_pool2d(
         Integers (batch, h', w', c), float32: the sum over the valid cells divided by their
         number, ties away from zero.
     """
-    count = tf.constant(_cells(q.shape[1:3], _pair(size), _pair(strides), padding))
+    count = tf.constant(_cells(q.shape[1:3], _pair(size), _pair(strides), padding), q.dtype)
     pooled = tf.nn.avg_pool2d(q, size, strides, padding)
     # The pool's own division rounds; the sum it came from is the nearest integer to this.
     total = tf.round(pooled * count)
@@ -141,7 +141,12 @@ def _exponentials(x: Grid, beta: float, target: Target) -> tf.Tensor:
     return table
 
 
-def _count(q: tf.Tensor, axes: int | Sequence[int]) -> int:
+def count_of(q: tf.Tensor, axes: int | Sequence[int]) -> int:
+    """How many values a reduction takes together.
+
+    Raises:
+        ConfigError: a reduced axis of unknown size, or too many.
+    """
     sizes = [q.shape[axis] for axis in np.atleast_1d(axes)]
     if None in sizes:
         raise ConfigError(f"reduced axes need a known size, got shape {q.shape}, axes {axes}.")
