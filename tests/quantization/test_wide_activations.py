@@ -21,12 +21,12 @@ SCALES = [
 ALL = np.arange(-32768, 32768).astype(np.int16)
 
 
-def operator(kind, inputs, out, compute, scales, options, constants=None, order=None):
+def operator(kind, inputs, out, compute, scales, options, constants=None):
     tensors = {
         f"x{i}": T(x.shape, "int16", None, scale, 0)
         for i, (x, scale) in enumerate(zip(inputs, scales, strict=False))
     } | (constants or {})
-    names = order or list(tensors)
+    names = list(tensors)
     tensors["y"] = T(out, "int16", None, scales[-1], 0)
     graph = Graph(tensors, [Op(kind, names, ["y"], options, 3)])
     return Example(kind, graph, list(inputs), compute, [(s, 0) for s in scales], False)
@@ -232,6 +232,22 @@ def test_what_the_converter_has_in_8_bits_only_stays_float_and_is_reported(tmp_p
     report = tfc.verify(again, tflite, data)
     assert report.agreement == 1
     assert report.within_one_lsb == 1
+
+
+@pytest.mark.parametrize(("scheme", "side"), [("int8", 363), ("int16x8", 257)])
+def test_means_that_overflow_stay_float(scheme, side):
+    """The kernels' sums, or ours in float32, hold 362 and 256 squared; nothing may abort."""
+    inputs = keras.Input((side, side, 1))
+    x = keras.layers.Conv2D(2, 1)(inputs)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    data = RANDOM.normal(size=(2, side, side, 1)).astype(np.float32) + 1
+    qmodel = tfc.quantize_aware(model, scheme, calibration_data=data)
+    (left,) = qmodel.compression_report.left
+    assert left.kind == "GlobalAveragePooling2D"
+    assert f"{side**2:,}" in left.reason
+    ours, before = qmodel.predict(data, verbose=0), model.predict(data, verbose=0)
+    np.testing.assert_allclose(ours, before, atol=0.01)
+    np.testing.assert_allclose(tfc.convert(qmodel, scheme).predict(data), ours, rtol=1e-4)
 
 
 def test_it_trains_and_what_is_trained_ships():

@@ -196,6 +196,6 @@ def report_placement(tflite: TFLiteModel) -> None:
         kinds = sorted({operator.name for operator in inner})
         report.notes.append(
             f"XNNPACK leaves {len(inner)} operator(s) to slower kernels, which may cost more than "
-            f"int8 gains: {', '.join(kinds)}. tfc.inspect says why, and what would help; "
+            f"integers gain: {', '.join(kinds)}. tfc.inspect says why, and what would help; "
             "tfc.benchmark says what it costs."
         )

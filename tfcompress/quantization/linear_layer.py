@@ -283,13 +283,7 @@ class QuantizedLinear(QuantizedLayer):
             inputs = self.input_sources[0].grid()
             kernel, bias, weights = self.integers(inputs)
             real = (self._by_channel(kernel) * weights.scale).numpy()
-            added = None
-            if bias is not None:
-                # Integers beyond float32's come of the bias itself.
-                values = self.effective_bias() if inputs.wide else None
-                added = (
-                    grids.bias_values(bias, inputs, weights) if values is None else values
-                ).numpy()
+            added = self._written_bias(bias, inputs, weights)
         bits = 8 if self.weight_bits > modes.export_bits() else modes.export_bits()
         low, high = grids.fake_quant_range(weights, bits=bits, narrow=True)
         shape = real.shape
@@ -307,6 +301,16 @@ class QuantizedLinear(QuantizedLayer):
             added = np.full(self.channels, np.finfo(np.float32).tiny)
         y = y if added is None else y + added
         return fake_quant(activate(y, self.activation), known(self.output_source))
+
+    def _written_bias(self, bias: tf.Tensor | None, inputs: Grid, weights: Grid) -> Any:
+        """The bias from which the converter finds these integers; None without one."""
+        if bias is None:
+            return None
+        if inputs.wide:  # The integers are beyond float32's: they come of the bias itself.
+            bias = self.effective_bias()
+            assert bias is not None
+            return bias.numpy()
+        return grids.bias_values(bias, inputs, weights).numpy()
 
     def _sum(self, d: tf.Tensor, kernel: tf.Tensor, pieces: int | None) -> tf.Tensor:
         if self.kind == "depthwise":

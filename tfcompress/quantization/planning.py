@@ -12,9 +12,6 @@ from tfcompress.quantization.primitives import PRIMITIVES
 
 _FLOATS = ("float", "bfloat")
 
-NARROW_MOVES = ("RepeatVector", "UpSampling1D", "UpSampling2D", "Repeat", "Flip")
-"""Layers and operations that become TILE or REVERSE_V2: the converter has 8 bits only of these."""
-
 
 @dataclass(eq=False)
 class GridPlan:
@@ -91,9 +88,6 @@ class Plan:
         elif isinstance(node, Operator):
             self._operator(node)
         elif isinstance(node, Kept) and node.moves:
-            if self.bits == 16 and type(node.operation).__name__ in NARROW_MOVES:
-                node.reason = "the converter has no 16-bit form of it"
-                node.inputs = [self._real(v, node) for v in node.inputs]
             plan = self.grid(node.inputs[0])
             if plan is not None:
                 for value in node.outputs:
@@ -159,9 +153,7 @@ class Plan:
 
     def _join(self, node: Kept) -> None:
         """Inputs and output on one grid, by sharing it where that hurts nobody."""
-        if self.bits == 16:
-            node.reason = "the converter has no concatenation of 16 bits"
-        if self.bits == 16 or any(self.grid(v) is None for v in node.inputs):
+        if any(self.grid(v) is None for v in node.inputs):
             node.inputs = [self._real(v, node) for v in node.inputs]
             return
         shared = GridPlan()

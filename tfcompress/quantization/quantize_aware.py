@@ -95,9 +95,6 @@ def quantize_aware(
     layers = registry.walk(model)
     choice = _Choice(scheme, _excluded(layers, include, exclude, scheme),
                      _overrides(layers, scheme), "sparsity" in preserve)  # fmt: skip
-    if scheme.activation_bits == 16:
-        tables = (id(layer) for _, layer in layers if isinstance(layer, keras.layers.Embedding))
-        choice.excluded.update(dict.fromkeys(tables, "its table has no 16-bit form"))
     report = CompressionReport(
         "quantize_aware",
         {"weight_bits": scheme.weight_bits, "activation_bits": scheme.activation_bits},
@@ -138,13 +135,13 @@ def _quantize_graph(
     real_outputs: bool = False,
 ) -> QuantizedModel:
     flow = read_flow(model)
-    lowered = Lowering(flow, choice.excluded)
+    bits = choice.scheme.activation_bits
+    lowered = Lowering(flow, choice.excluded, bits)
     graph = Graph(lowered.nodes, keras.tree.flatten(lowered.outputs))
     fold(graph)
     share_work(graph)
     fuse_activations(graph)
     graph.remove_dead()
-    bits = choice.scheme.activation_bits
     plan = Plan(graph, flow.input_values, real_outputs=real_outputs, bits=bits)
     emitter = Emitter(plan, choice.scheme, choice.schemes, choice.masked)
     outputs = keras.tree.map_structure(

@@ -47,7 +47,7 @@ def requantized(
         nearest = tf.round(scaled)
         if out.wide:
             whole = wide.scaled(acc, wide.linear_ratio(inputs, weights, out))
-            nearest = tf.cast(tf.clip_by_value(whole, -(2**15), 2**15 - 1), tf.float32)
+            nearest = tf.cast(whole, tf.float32)
         steps = tf.clip_by_value(nearest, low, high)
 
         def gradient(upstream: tf.Tensor) -> Any:

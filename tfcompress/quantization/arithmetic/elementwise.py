@@ -75,7 +75,7 @@ def multiply(
     Returns:
         Integers, float32.
     """
-    ratio, placed = _product_ratio(a_grid, b_grid, out)
+    ratio, placed = product_ratio(a_grid, b_grid, out)
     products = offset(a, a_grid) * offset(b, b_grid)
 
     def by_xnnpack() -> tf.Tensor:
@@ -129,7 +129,7 @@ def squared_difference(
     Returns:
         Integers, float32.
     """
-    ratio_a, ratio_b, back = _common_ratios(a_grid, b_grid, out, 2.0**14, 2)
+    ratio_a, ratio_b, back = common_ratios(a_grid, b_grid, out, 2.0**14, 2)
     difference = exact.fixed_multiply(offset(a, a_grid) * 128, ratio_a)
     difference -= exact.fixed_multiply(offset(b, b_grid) * 128, ratio_b)
     squared = exact.fixed_multiply(difference * difference, back)
@@ -150,7 +150,7 @@ def prelu(q: tf.Tensor, slopes: tf.Tensor, x: Grid, slope_grid: Grid, out: Grid)
         Integers, float32.
     """
     d = offset(q, x)
-    ratio, _ = _product_ratio(x, slope_grid, out)
+    ratio, _ = product_ratio(x, slope_grid, out)
     positive = exact.fixed_multiply(d, tf.cast(exact.quotient(x.scale, out.scale), tf.float64))
     negative = exact.fixed_multiply(d * offset(slopes, slope_grid), tf.cast(ratio, tf.float64))
     return finish(tf.cast(tf.where(d >= 0, positive, negative), tf.float32), out)
@@ -203,7 +203,7 @@ def _sum(
         return finish(tf.floor(total * shrink), out, activation)
 
     def by_builtin() -> tf.Tensor:
-        ratio_a, ratio_b, back = _common_ratios(a_grid, b_grid, out, 2.0**20)
+        ratio_a, ratio_b, back = common_ratios(a_grid, b_grid, out, 2.0**20)
         total = exact.fixed_multiply(da * 2.0**20, ratio_a)
         total += exact.fixed_multiply(db * 2.0**20, ratio_b)
         total = exact.fixed_multiply(total, back)
@@ -244,7 +244,7 @@ def _fixed_factors(a: Grid, b: Grid, out: Grid) -> tuple[tf.Tensor, ...]:
 
 
 @exact.ahead
-def _common_ratios(
+def common_ratios(
     a: Grid, b: Grid, out: Grid, fine: float, power: int = 1
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Onto TFLite's common scale of two inputs, T = 2 * max(s_a, s_b), and back, in float64.
@@ -258,7 +258,7 @@ def _common_ratios(
 
 
 @exact.ahead
-def _product_ratio(a: Grid, b: Grid, out: Grid) -> tuple[tf.Tensor, tf.Tensor]:
+def product_ratio(a: Grid, b: Grid, out: Grid) -> tuple[tf.Tensor, tf.Tensor]:
     """float32(float32(s_a * s_b) / s_out), and whether XNNPACK takes such a product."""
     ratio = exact.quotient(exact.product(a.scale, b.scale), out.scale)
     return ratio, (ratio >= 2.0**-16) & (ratio < 2.0**8)

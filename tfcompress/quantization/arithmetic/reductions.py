@@ -16,6 +16,9 @@ from tfcompress.quantization.grids import Grid, softmax_grid
 LARGEST_SUM = 131_072
 """The sum of so many values stays within 2^24, so it is exact in float32."""
 
+LARGEST_WIDE_SUM = 65_536
+"""The same of 16-bit integers in TFLite's own kernel, whose sum overflows beyond (measured)."""
+
 UNROLLED = 32
 """Up to so many terms a sum in order is written out; beyond, it is a loop."""
 

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.quantization import exact
+from tfcompress.quantization.arithmetic.elementwise import common_ratios, product_ratio
 from tfcompress.quantization.arithmetic.elementwise import quantize as narrow_quantize
 from tfcompress.quantization.arithmetic.output import Activation, bounds
 from tfcompress.quantization.arithmetic.reductions import average_pool2d, count_of
@@ -98,16 +99,16 @@ def multiply(
 ) -> tf.Tensor:
     """MUL: M(a * b, float32(float32(s_a * s_b) / s_out))."""
     products = tf.cast(a, tf.int64) * tf.cast(b, tf.int64)
-    return _finish(
-        exact.fixed_multiply(products, _product_ratio(a_grid, b_grid, out)), out, activation
-    )
+    ratio, _ = product_ratio(a_grid, b_grid, out)
+    return _finish(exact.fixed_multiply(products, tf.cast(ratio, tf.float64)), out, activation)
 
 
 def mean(q: tf.Tensor, axes: Sequence[int], x: Grid, out: Grid, *, keepdims: bool) -> tf.Tensor:
     """MEAN: the sum by a multiplier that has the count divided into it, rounded twice.
 
     Args:
-        q: integers, float32; the reduced axes have a known size, of up to 65,536 values together.
+        q: integers, float32; the reduced axes have a known size, of up to `LARGEST_WIDE_SUM`
+            values together.
         axes: which.
         x: grid of q.
         out: output grid.
@@ -180,31 +181,18 @@ def _sum(
     rescale: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = exact.fixed_multiply,
 ) -> tf.Tensor:
     """Both inputs with 15 more bits on a common scale, then back: three roundings of each sum."""
-    ratio_a, ratio_b, back = _common_ratios(a_grid, b_grid, out)
+    ratio_a, ratio_b, back = common_ratios(a_grid, b_grid, out, 2.0**15)
     total = rescale(tf.cast(a, tf.int64) * 2**15, ratio_a)
     total += sign * rescale(tf.cast(b, tf.int64) * 2**15, ratio_b)
     return _finish(exact.fixed_multiply(total, back), out, activation)
 
 
 def _once(x: tf.Tensor, ratio: tf.Tensor) -> tf.Tensor:
-    """The product of int64 and a ratio up to 1 in fixed point, ties up."""
+    """As `exact.fixed_multiply` for a ratio up to 1, but rounded once, ties up."""
     multiplier, exponent = exact.fixed_multiplier(ratio)
     shift = 31 - exponent
     rounding = tf.bitwise.left_shift(tf.constant(1, tf.int64), shift - 1)
     return tf.bitwise.right_shift(x * multiplier + rounding, shift)
-
-
-@exact.ahead
-def _common_ratios(a: Grid, b: Grid, out: Grid) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    top = 2 * tf.cast(tf.maximum(a.scale, b.scale), tf.float64)
-    back = exact.wide_quotient(top, 2.0**15 * tf.cast(out.scale, tf.float64))
-    return exact.wide_quotient(a.scale, top), exact.wide_quotient(b.scale, top), back
-
-
-@exact.ahead
-def _product_ratio(a: Grid, b: Grid, out: Grid) -> tf.Tensor:
-    ratio = exact.quotient(exact.product(a.scale, b.scale), out.scale)
-    return tf.cast(ratio, tf.float64)
 
 
 @exact.ahead

@@ -79,4 +79,6 @@ def _embedding(b: Lowering, call: Call) -> Value:
     (tokens,) = call.inputs
     if call.operation.mask_zero:
         raise Unsupported("an embedding that makes a mask")
+    if b.bits == 16:
+        raise Unsupported("its table has no 16-bit form")
     return b.table(tokens, array(call.operation.embeddings), call.outputs.shape, call.operation)

@@ -22,12 +22,14 @@ class Lowering:
     Args:
         flow: the model's calls.
         excluded: `id` of each layer that is to stay float, to the reason.
+        bits: of activations, 8 or 16.
 
     Attributes:
         nodes: in order.
     """
 
-    def __init__(self, flow: Flow, excluded: dict[int, str]) -> None:
+    def __init__(self, flow: Flow, excluded: dict[int, str], bits: int = 8) -> None:
+        self.bits = bits
         self.nodes: list[Node] = []
         self._now: dict[int, Value] = {}
         self._call: Any = None

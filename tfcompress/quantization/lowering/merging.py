@@ -111,4 +111,6 @@ def _join(b: Lowering, call: Call) -> Value:
         raise Unsupported("one of its operands is a constant")
     if any(not v.dtype.startswith(("float", "bfloat")) for v in tensors):
         raise Unsupported("it computes on whole numbers")
+    if b.bits == 16:
+        raise Unsupported("the converter has no concatenation of 16 bits")
     return b.keep(joins=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 from tfcompress.graph.flow import Call, Value
+from tfcompress.quantization.arithmetic.reductions import LARGEST_SUM, LARGEST_WIDE_SUM
 from tfcompress.quantization.lowering.builder import (
     Lowering,
     Unsupported,
@@ -20,10 +22,19 @@ from tfcompress.quantization.lowering.builder import (
 layers = keras.layers
 
 
+NARROW = ("RepeatVector", "UpSampling1D", "UpSampling2D", "Repeat", "Flip")
+"""What becomes TILE or REVERSE_V2: the converter has 8 bits only of these."""
+
+
 def _mean_of(b: Lowering, call: Call, axes: Sequence[int], keepdims: bool) -> Value:
     x = one_float(call)
     if any(x.shape[axis] is None for axis in axes):
         raise Unsupported("it averages over an axis of unknown size")
+    # Beyond these the kernels' own sums overflow, or float32 does not hold ours.
+    most = LARGEST_WIDE_SUM if b.bits == 16 else LARGEST_SUM
+    count = math.prod(x.shape[axis] or 1 for axis in axes)
+    if count > most:
+        raise Unsupported(f"it averages {count:,} values, and {most:,} are the most in integers")
     return b.op("mean", [x], call.outputs.shape, axes=list(axes), keepdims=bool(keepdims))
 
 
@@ -75,6 +86,8 @@ def _average_pool(b: Lowering, call: Call) -> Value:
 @for_operations("Split", "StochasticDepth", "Identity", "Ravel", "Swapaxes", "Moveaxis", "MaxPool")
 def _move(b: Lowering, call: Call) -> Value:
     one_float(call)
+    if b.bits == 16 and type(call.operation).__name__ in NARROW:
+        raise Unsupported("the converter has no 16-bit form of it")
     return b.keep(moves=True)
 
 
@@ -83,7 +96,7 @@ def _upsample(b: Lowering, call: Call) -> Value:
     layer, x = call.operation, one_float(call)
     check_channels_last(layer)
     if layer.interpolation == "nearest":
-        return b.keep(moves=True)
+        return _move(b, call)
     if layer.interpolation != "bilinear" or None in call.outputs.shape[1:3]:
         raise Unsupported(f"{layer.interpolation} upsampling")
     return b.op("resize_bilinear", [x], call.outputs.shape, size=list(call.outputs.shape[1:3]))
