@@ -29,6 +29,7 @@ def shrink(
     pooling: str = "global",
     include: ScopeLike = None,
     exclude: ScopeLike = None,
+    restore: bool = True,
     seed: int = 0,
 ) -> keras.Model:
     """Takes the least important channels out of a model, so that it really is smaller and faster.
@@ -55,7 +56,8 @@ def shrink(
             |activation|; `"geometric_median"`: what the other channels of its layer stand for
             best; `"random"`; or a function of an array (channels, weights of each) that gives a
             number for each channel.
-        data: for `"taylor"`, `(x, y)` or batches of such; for `"activation"`, inputs or the same.
+        data: examples: for `"taylor"`, `(x, y)` or batches of such; else inputs will do. Where it
+            is given, what is left is fitted on it (`restore`); a thousand examples do.
         loss: for `"taylor"`, as `compile` takes it; None for what the model is compiled with.
         round_to: counts of channels are multiples of this, or stay. Heads go one by one.
         pooling: `"global"`, the least important channels of the whole model, where importance is
@@ -63,6 +65,10 @@ def shrink(
             share of each.
         include: layers whose channels may go; None for all.
         exclude: layers that keep the channels they make.
+        restore: with data, layers that read what is gone get the weights with which they come
+            closest to what they gave before, in least squares, and the statistics of
+            BatchNormalization move along. Most of the accuracy that is lost is back before any
+            training.
         seed: of `"random"`.
 
     Returns:
@@ -73,7 +79,7 @@ def shrink(
         ModelTypeError: no Keras 3 model, or neither Functional nor a built Sequential.
         ConfigError: an argument is out of its range, or the ratio cannot be reached; a scope
             matches nothing (`ScopeError`).
-        DataError: the importance needs data, or it does not fit the model.
+        DataError: the importance needs data, or the data does not fit the model.
 
     Removing channels whose values are 0 leaves the outputs as they are. Exceptions are layers that
     take a mean over channels, as LayerNormalization does: they follow, and change a little.
@@ -84,8 +90,8 @@ def shrink(
 
     Source: Li et al. 2017 (arXiv:1608.08710) for the norm of filters, Liu et al. 2017
     (arXiv:1708.06519) for gamma, Molchanov et al. 2017 (arXiv:1611.06440) for Taylor expansion, He
-    et al. 2019 (arXiv:1811.00250) for the geometric median, Fang et al. 2023 (arXiv:2301.12900) for
-    groups by dependency.
+    et al. 2019 (arXiv:1811.00250) for the geometric median, He et al. 2017 (arXiv:1707.06168) for
+    least squares, Fang et al. 2023 (arXiv:2301.12900) for groups by dependency.
     """
     from tfcompress.surgery.channels.importance import check_importance, importances
     from tfcompress.surgery.channels.units import families
@@ -107,11 +113,16 @@ def shrink(
          "pooling": pooling},
     )  # fmt: skip
     gone = _chosen(model, found, groups, scores, report)
-    return without(model, found, gone, report)
+    return without(model, found, gone, report, data if restore else None)
 
 
-def without(model: keras.Model, found: Any, gone: np.ndarray, report: Any) -> keras.Model:
-    """The model without some classes of channels, and a report of what became of each layer."""
+def without(
+    model: keras.Model, found: Any, gone: np.ndarray, report: Any, data: Any = None
+) -> keras.Model:
+    """The model without some classes of channels, and a report of what became of each layer.
+
+    With data, what is left is fitted to what was.
+    """
     from tfcompress.surgery.channels.atoms import Kept
     from tfcompress.surgery.channels.rebuild import replacements
     from tfcompress.surgery.channels.telling import tell
@@ -119,7 +130,13 @@ def without(model: keras.Model, found: Any, gone: np.ndarray, report: Any) -> ke
 
     kept = Kept(found.classes, gone)
     tell(found, kept, report, "its channels are important enough, or too few to round")
-    return replaced(model, replacements(found, kept), report)
+    smaller = replaced(model, replacements(found, kept), report)
+    if data is not None:
+        from tfcompress.surgery.channels.restoring import restore
+
+        changed = restore(model, smaller, found, kept, data)
+        report.notes.append(f"Fitted to what they gave before, on `data`: {len(changed)} layers.")
+    return smaller
 
 
 def _chosen(model: Any, found: Any, groups: Any, scores: Any, report: Any) -> np.ndarray:

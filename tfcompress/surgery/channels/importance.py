@@ -191,7 +191,7 @@ def _activation(found: Analysis, model: Any, data: Any) -> np.ndarray:
                 others = tuple(n for n in range(values.ndim) if n != axis)
                 tally.add(atoms, values.mean(others))
 
-    for x in _inputs(data):
+    for x in inputs_of(data):
         with watching(see):
             try:
                 model(x, training=False)
@@ -200,7 +200,7 @@ def _activation(found: Analysis, model: Any, data: Any) -> np.ndarray:
     return np.where(tally.counts > 0, tally.sums / np.maximum(tally.counts, 1), np.nan)
 
 
-def _inputs(data: Any) -> Iterator[Any]:
+def inputs_of(data: Any) -> Iterator[Any]:
     """Batches of inputs, from inputs, (x, y), or batches of either."""
     x = data[0] if isinstance(data, tuple) and len(data) == 2 else data
     if isinstance(x, (np.ndarray, dict, list)) or hasattr(x, "numpy"):

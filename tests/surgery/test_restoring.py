@@ -1,0 +1,248 @@
+"""Shrinking with data: what is left is fitted to what was."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from surgery_support import assert_same_outputs, chain, examples, left_alone, outputs, scramble
+
+import tfcompress as tfc
+from tfcompress.errors import DataError
+from tfcompress.surgery.channels.linear_parts import linear_part
+
+layers = keras.layers
+L = layers
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (L.Dense(5), (7,)),
+        (L.Dense(5, activation="relu"), (3, 2, 7)),
+        (L.Conv1D(5, 3, 2, "causal"), (9, 4)),
+        (L.Conv1D(5, 4, dilation_rate=2), (12, 4)),
+        (L.Conv2D(5, 3, padding="same"), (6, 5, 4)),
+        (L.Conv2D(5, (2, 3), (2, 1), "same", use_bias=False), (7, 8, 4)),
+        (L.Conv2D(5, (3, 2), (1, 3)), (7, 8, 4)),
+        (L.Conv2D(5, 3, padding="same", dilation_rate=(1, 2)), (7, 8, 4)),
+        (L.Conv3D(3, 2, 2, "same"), (5, 4, 3, 2)),
+        (L.EinsumDense("abc,cd->abd", (None, 5), bias_axes="d"), (6, 4)),
+        (L.EinsumDense("...x,xy->...y", 5, bias_axes="y"), (3, 6, 4)),
+        (L.EinsumDense("abcd,cde->abe", (None, 5), bias_axes="e"), (6, 3, 4)),
+        (L.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de"), (6, 4)),
+        (L.EinsumDense("abc,bd->adc", (5, None)), (6, 4)),
+    ],
+)
+def test_rows_times_matrix_are_what_the_layer_computes(layer, shape):
+    model = scramble(chain(shape, layer))
+    x = examples(model, 4)
+    part = linear_part(layer, (4, *shape))
+    activation, layer.activation = layer.activation, None
+    expected = np.asarray(layer(x))
+    layer.activation = activation
+    rows = part.rows(x, np.arange(4 * part.count))
+    found = rows @ part.matrix + (0 if part.bias is None else part.bias)
+    if "adc" in getattr(layer, "equation", ""):
+        expected = expected.transpose(0, 2, 1)
+    np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=0, atol=1e-5)
+    before = layer.get_weights()
+    part.assign(part.matrix, part.bias)
+    for one, two in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(two, one)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [L.Conv2D(4, 3, groups=2), L.DepthwiseConv2D(3), L.Conv2DTranspose(4, 3), L.ReLU(),
+     L.SeparableConv2D(4, 3)],
+)  # fmt: skip
+def test_others_have_no_linear_part(layer):
+    chain((6, 6, 4), layer)
+    assert linear_part(layer, (1, 6, 6, 4)) is None
+
+
+def doubled(layer, axis, *, bias=True):
+    """Gives a layer 8 channels of which the last 4 are multiples of the first."""
+    kernel, *rest = layer.get_weights()
+    first = np.take(kernel, range(4), axis)
+    factors = np.array([0.5, 2.0, 1.5, 0.25]).reshape(
+        [4 if n == axis else 1 for n in range(kernel.ndim)]
+    )
+    weights = [np.concatenate([first, first * factors], axis)]
+    if rest:
+        b = rest[0][:4]
+        weights.append(np.concatenate([b, b * factors.ravel()]))
+    layer.set_weights(weights)
+
+
+READERS = {
+    "dense": ((10,), lambda: L.Dense(8, activation="relu"), [lambda: L.Dense(3)], 1),
+    "dense on sequences": ((5, 6), lambda: L.Dense(8, activation="relu"), [lambda: L.Dense(3)], 1),
+    "conv 1d": (
+        (9, 3), lambda: L.Conv1D(8, 3, activation="relu"), [lambda: L.Conv1D(3, 3, 2, "causal")], 2
+    ),
+    "conv 2d": (
+        (8, 8, 3), lambda: L.Conv2D(8, 3, activation="relu"),
+        [lambda: L.MaxPooling2D(), lambda: L.Conv2D(3, 2, padding="same")], 3,
+    ),
+    "conv 2d without bias": (
+        (8, 8, 3), lambda: L.Conv2D(8, 3, activation="relu"),
+        [lambda: L.AveragePooling2D(2), lambda: L.Conv2D(3, 2, 2, use_bias=False)], 3,
+    ),
+    "conv 3d": (
+        (4, 4, 4, 2), lambda: L.Conv3D(8, 2, activation="relu"), [lambda: L.Conv3D(3, 2)], 4
+    ),
+    "flattened": (
+        (6, 6, 3), lambda: L.Conv2D(8, 3, activation="relu"),
+        [lambda: L.Flatten(), lambda: L.Dense(3)], 3,
+    ),
+    "einsum": (
+        (5, 6), lambda: L.EinsumDense("abc,cd->abd", (None, 8), activation="relu", bias_axes="d"),
+        [lambda: L.EinsumDense("abc,cd->abd", (None, 3), bias_axes="d")], 1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_what_other_channels_can_stand_for_is_made_up_for(kind):
+    shape, first, rest, axis = READERS[kind]
+    maker = first()
+    model = scramble(chain(shape, maker, *(make() for make in rest)))
+    doubled(maker, axis)
+    x = examples(model, 300)
+    with left_alone(model):
+        # The larger twins stand for the smaller ones, which go.
+        options = {"target": "parameters", "round_to": 4, "importance": _first_half(axis)}
+        plain = tfc.shrink(model, 0.45, **options)
+        fitted = tfc.shrink(model, 0.45, data=x, **options)
+    assert any("Fitted" in note for note in fitted.compression_report.notes)
+    (wanted,), (lost,), (found,) = (outputs(m, x) for m in (model, plain, fitted))
+    scale = np.abs(wanted).max()
+    assert np.abs(lost - wanted).max() > 0.05 * scale
+    # What the ridge holds back.
+    assert np.abs(found - wanted).max() < 0.02 * np.abs(lost - wanted).max()
+
+
+def _first_half(axis):
+    def importance(filters):
+        return np.arange(len(filters), 0.0, -1)
+
+    return importance
+
+
+def test_heads_that_are_alike():
+    inputs = keras.Input((6, 8))
+    attention = L.MultiHeadAttention(4, 3)
+    model = scramble(keras.Model(inputs, attention(inputs, inputs)))
+    for dense in (attention._query_dense, attention._key_dense, attention._value_dense):
+        kernel, bias = dense.get_weights()
+        dense.set_weights([kernel[:, [0, 1, 0, 1]], bias[[0, 1, 0, 1]]])
+    x = examples(model, 200)
+    heads = {"target": "parameters", "exclude": None, "round_to": 3}
+
+    def importance(filters):
+        return (
+            np.where(np.arange(len(filters)) < 2, 2.0, 1.0)
+            if len(filters) == 4
+            else np.full(len(filters), 9.0)
+        )
+
+    fitted = tfc.shrink(model, 0.5, importance=importance, data=x, **heads)
+    assert fitted.layers[-1].num_heads == 2
+    (wanted,), (found,) = outputs(model, x), outputs(fitted, x)
+    assert np.abs(found - wanted).max() < 0.01 * np.abs(wanted).max()
+
+
+def test_statistics_move_as_those_of_the_input_have():
+    model = scramble(
+        chain(
+            (8, 8, 3), L.Conv2D(16, 3), L.ReLU(), L.DepthwiseConv2D(3), L.BatchNormalization(),
+            L.ReLU(), L.Conv2D(8, 3, use_bias=False), L.BatchNormalization(), L.Flatten(),
+            L.Dense(2),
+        )
+    )  # fmt: skip
+    x = examples(model, 200)
+    smaller = tfc.shrink(model, 0.4, data=x, round_to=2)
+
+    def normalised(one):
+        inner = keras.Model(one.inputs, one.layers[7].output)
+        values = np.asarray(inner(x, training=False)).reshape(-1, inner.output.shape[-1])
+        return values.mean(0), values.std(0)
+
+    kept = smaller.layers[6].filters
+    assert kept < 8
+    # Of the channels that are left, mean and spread are those that they had.
+    before = {tuple(np.round(w, 5)) for w in np.stack(normalised(model), 1)}
+    after = [tuple(np.round(w, 5)) for w in np.stack(normalised(smaller), 1)]
+    near = [min(np.abs(np.array(a) - np.array(b)).max() for b in before) for a in after]
+    assert max(near) < 1e-3
+
+
+def test_channels_that_are_0_change_nothing():
+    model = scramble(
+        chain(
+            (8, 8, 3), L.Conv2D(16, 3), L.BatchNormalization(), L.ReLU(), L.Conv2D(8, 3),
+            L.BatchNormalization(), L.Flatten(), L.Dense(2),
+        )
+    )  # fmt: skip
+    conv, norm = model.layers[1], model.layers[2]
+    zero = np.arange(16) < 6
+    conv.set_weights([np.where(zero, 0, w) for w in conv.get_weights()])
+    norm.set_weights(
+        [np.where(zero, 0, w) if n != 3 else w for n, w in enumerate(norm.get_weights())]
+    )
+    smaller = tfc.shrink(
+        model,
+        0.3,
+        data=examples(model, 64),
+        round_to=2,
+        exclude=model.layers[4],
+        target="parameters",
+    )
+    assert smaller.layers[1].filters < 16
+    assert_same_outputs(model, smaller)
+    assert any("0 layers" in note for note in smaller.compression_report.notes)
+
+
+def test_layers_that_are_called_twice_stay():
+    inputs = keras.Input((6,))
+    shared = L.Dense(6, activation="relu")
+    x = L.Dense(6, activation="relu")(inputs)
+    model = scramble(keras.Model(inputs, L.Dense(2)(shared(shared(x)))))
+    smaller = tfc.shrink(model, 0.4, data=examples(model, 50), round_to=1)
+    kept = smaller.layers[2].kernel.shape[0]
+    old = np.asarray(model.layers[2].kernel)
+    new = np.asarray(smaller.layers[2].kernel)
+    rows = [np.flatnonzero(np.isclose(old, v).any(1)).tolist() for v in new[:, 0]]
+    assert kept < 6 and all(rows)
+
+
+def test_restore_can_be_declined():
+    model = scramble(chain((8,), L.Dense(16, activation="relu"), L.Dense(2)))
+    x = examples(model, 50)
+    options = {"importance": "activation", "data": x, "round_to": 1}
+    plain = tfc.shrink(model, 0.5, restore=False, **options)
+    kept = set(np.asarray(plain.layers[-1].kernel).ravel().tolist())
+    assert kept <= set(np.asarray(model.layers[-1].kernel).ravel().tolist())
+    fitted = tfc.shrink(model, 0.5, **options)
+    assert not set(np.asarray(fitted.layers[-1].kernel).ravel().tolist()) <= kept
+
+
+def test_forms_of_data():
+    first, second = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    hidden = L.Dense(16, activation="relu")(L.Concatenate()([first, second]))
+    model = scramble(keras.Model([first, second], L.Dense(2)(hidden)))
+    x = examples(model, 60)
+    forms = [x, (x, np.zeros(60)), {"a": x[0], "b": x[1]}, [([*x], np.zeros(60))]]
+    found = [tfc.shrink(model, 0.5, data=form, round_to=1).get_weights() for form in forms[:3]]
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("data", [np.ones((4, 3)), np.zeros((0, 8)), 3, [np.ones((4, 8))] * 2])
+def test_data_that_does_not_fit(data):
+    model = scramble(chain((8,), L.Dense(16, activation="relu"), L.Dense(2)))
+    with pytest.raises(DataError, match="Received"):
+        tfc.shrink(model, 0.5, data=data, round_to=1)

@@ -1,0 +1,158 @@
+"""Linear layers as matrices: what they read as rows, their kernels, and their biases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from tfcompress.surgery.channels.linear import spelled
+
+
+@dataclass(frozen=True)
+class LinearPart:
+    """What a layer computes before its bias and activation: rows @ matrix.
+
+    Attributes:
+        layer: the layer whose weights these are; of attention, the projection of its output.
+        rows: (a tensor that the layer read, numbers of rows) -> (rows, features) of float32.
+        count: how many rows an example has.
+        to_matrix: (kernel) -> (features, outputs).
+        to_kernel: the inverse.
+    """
+
+    layer: Any
+    rows: Callable[[Any, np.ndarray], np.ndarray]
+    count: int
+    to_matrix: Callable[[np.ndarray], np.ndarray]
+    to_kernel: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(features, outputs) of float64."""
+        return self.to_matrix(np.asarray(self.layer.kernel, np.float64))
+
+    @property
+    def bias(self) -> np.ndarray | None:
+        """(outputs,), or None where the layer has none or one of another form."""
+        if self.layer.bias is None:
+            return None
+        flat = np.asarray(self.layer.bias, np.float64).reshape(-1)
+        return flat if len(flat) == self.matrix.shape[1] else None
+
+    def assign(self, matrix: np.ndarray, bias: np.ndarray | None) -> None:
+        """Sets the weights."""
+        self.layer.kernel.assign(self.to_kernel(matrix).astype(self.layer.kernel.dtype))
+        if bias is not None:
+            self.layer.bias.assign(bias.reshape(self.layer.bias.shape))
+
+
+def linear_part(operation: Any, shape: tuple[int, ...]) -> LinearPart | None:
+    """The linear part of a layer that reads a tensor of this shape; None where it has none.
+
+    Args:
+        operation: what is called.
+        shape: of what the linear part reads, batch axis first.
+    """
+    layer = getattr(operation, "_output_dense", operation)
+    if not isinstance(layer, keras.Layer):
+        return None
+    if isinstance(layer, (layers.Conv1D, layers.Conv2D, layers.Conv3D)):
+        return None if layer.groups > 1 else _convolution(layer, shape)
+    if isinstance(layer, layers.Dense):
+        return _dense(layer, shape)
+    if isinstance(layer, layers.EinsumDense):
+        return _einsum(layer, shape)
+    return None
+
+
+def _dense(layer: Any, shape: tuple[int, ...]) -> LinearPart:
+    def rows(value: Any, numbers: np.ndarray) -> np.ndarray:
+        return np.asarray(value, np.float32).reshape(-1, shape[-1])[numbers]
+
+    return LinearPart(layer, rows, int(np.prod(shape[1:-1])), lambda k: k, lambda m: m)
+
+
+def _einsum(layer: Any, shape: tuple[int, ...]) -> LinearPart | None:
+    operands, output = layer.equation.replace(" ", "").split("->")
+    source, kernel = operands.split(",")
+    if "." in kernel:
+        return None
+    names = spelled(source, len(shape))
+    summed = [n for n in kernel if n in names and n not in output]
+    made = [n for n in kernel if n not in names]
+    others = [n for n in names if n not in summed]
+    if len(summed) + len(made) != len(kernel) or others[0] != names[0]:
+        return None  # some of the kernel's axes are batches
+    if [n for n in output.replace(".", "") if n in made] != made:
+        return None
+    order = [names.index(n) for n in (*others, *summed)]
+    axes = [kernel.index(n) for n in (*summed, *made)]
+    sizes = [layer.kernel.shape[a] for a in axes]
+    features = int(np.prod(sizes[: len(summed)]))
+
+    def rows(value: Any, numbers: np.ndarray) -> np.ndarray:
+        return np.asarray(value, np.float32).transpose(order).reshape(-1, features)[numbers]
+
+    return LinearPart(
+        layer,
+        rows,
+        int(np.prod([shape[names.index(n)] for n in others[1:]])),
+        lambda k: k.transpose(axes).reshape(features, -1),
+        lambda m: m.reshape(sizes).transpose(np.argsort(axes)),
+    )
+
+
+def _convolution(layer: Any, shape: tuple[int, ...]) -> LinearPart | None:
+    size = layer.kernel_size
+    first = layer.data_format == "channels_first"
+    space = shape[2:] if first else shape[1:-1]
+    before, counts = [], []
+    for length, kernel, stride, dilation in zip(
+        space, size, layer.strides, layer.dilation_rate, strict=True
+    ):
+        reach = (kernel - 1) * dilation
+        if layer.padding == "same":
+            count = -(-length // stride)
+            before.append(max((count - 1) * stride + reach + 1 - length, 0) // 2)
+        elif layer.padding == "causal":
+            count = -(-length // stride)
+            before.append(reach)
+        else:
+            count = (length - reach - 1) // stride + 1
+            before.append(0)
+        counts.append(count)
+    inside = layer.kernel.shape[-2]
+
+    def rows(value: Any, numbers: np.ndarray) -> np.ndarray:
+        array = np.asarray(value, np.float32)
+        array = np.moveaxis(array, 1, -1) if first else array
+        example, *places = np.unravel_index(numbers, (len(array), *counts))
+        window = np.zeros((len(numbers), *size, inside), np.float32)
+        for offset in np.ndindex(*size):
+            at = [
+                index * stride - pad + o * dilation
+                for index, stride, pad, o, dilation in zip(
+                    places, layer.strides, before, offset, layer.dilation_rate, strict=True
+                )
+            ]
+            within = np.logical_and.reduce(
+                [(a >= 0) & (a < length) for a, length in zip(at, space, strict=True)]
+            )
+            source = (example[within], *(a[within] for a in at))
+            place = (within, *offset)
+            window[place] = array[source]
+        return window.reshape(len(numbers), -1)
+
+    kernel_shape = tuple(layer.kernel.shape)
+    return LinearPart(
+        layer,
+        rows,
+        int(np.prod(counts)),
+        lambda k: k.reshape(-1, kernel_shape[-1]),
+        lambda m: m.reshape(kernel_shape),
+    )
