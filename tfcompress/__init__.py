@@ -50,6 +50,7 @@ _HOMES = {
     "available_runtimes": "runtime.adapter",
     "BenchmarkReport": "deploy.benchmark",
     "benchmark": "deploy.benchmark",
+    "evaluate": "deploy.evaluate",
     "FidelityReport": "deploy.fidelity",
     "verify": "deploy.verify",
     "InspectionReport": "deploy.inspection",
