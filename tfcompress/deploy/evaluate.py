@@ -116,7 +116,7 @@ def evaluate(
     settings = {"backend": backend, "runtime": runtime, "batch_size": batch}
     options = {"threshold": threshold, "ignore_label": ignore_label, "decode": decode}
     scores = _Scores(model, metrics, options)
-    specs = _specs(model)
+    specs = input_specs(model)
     ordered = model.input_order is not None
     pairs = labelled(data, specs, ordered=ordered)
     first = next(pairs, None)
@@ -157,8 +157,8 @@ def evaluate(
 _Chunk = tuple[Arrays, dict[str, list[Any]]]
 
 
-def _specs(model: TFLiteModel) -> list[InputSpec]:
-    """The inputs as `labelled` wants them: what is quantized takes real values."""
+def input_specs(model: TFLiteModel) -> list[InputSpec]:
+    """A file's inputs, as data is brought into their form: what is quantized takes real values."""
     infos = {info.name: info for info in input_infos(model.parsed)}
     names = model.input_order or tuple(infos)
     kinds = {n: "string" if i.dtype.kind == "S" else i.dtype.name for n, i in infos.items()}
