@@ -32,6 +32,9 @@ def check(runtime: str, folder: Path) -> None:
     assert model.sizes.raw == (folder / "float.tflite").stat().st_size
     assert model.sizes.zstd is None
 
+    figures = tfc.evaluate(folder / "float.tflite", (x, expected.argmax(-1)), workers=2)
+    assert figures == {"accuracy": 1.0, "examples": len(x)}, figures
+
     # A file that is too new for the runtime gets an error that says so.
     try:
         tfc.TFLiteModel(folder / "new.tflite").predict(np.zeros((1, 64), np.float32))

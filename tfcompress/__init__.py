@@ -50,6 +50,8 @@ _HOMES = {
     "available_runtimes": "runtime.adapter",
     "BenchmarkReport": "deploy.benchmark",
     "benchmark": "deploy.benchmark",
+    "evaluate": "deploy.evaluate",
+    "watch_baseline": "deploy.watch_baseline",
     "FidelityReport": "deploy.fidelity",
     "verify": "deploy.verify",
     "InspectionReport": "deploy.inspection",

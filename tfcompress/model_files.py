@@ -1,4 +1,4 @@
-"""Loading Keras models and representative data from files, for the command line."""
+"""Loading Keras models, representative and labelled data from files, for the command line."""
 
 from __future__ import annotations
 
@@ -97,3 +97,40 @@ def load_representative(source: str, prefer: Sequence[str] = ("x_train", "x")) -
                 return arrays[name]
         return arrays
     raise ConfigError(f"Data must be .npy, .npz or a folder of images. Received: {source!r}")
+
+
+def load_labelled(source: str, inputs: Sequence[str], image_size: int = 96) -> tuple[Any, Any]:
+    """Data with labels for `tfc.evaluate` from a file.
+
+    Args:
+        source: an `.npz` with x_train, y_train, x_test and y_test (the test images are taken,
+            8-bit ones scaled to 0..1), with x_test and y_test, with x and y, or with arrays named
+            as the model's inputs and y or arrays named as its outputs; or a folder of images, one
+            folder for each class (its `test` folder where it has one, else one fifth of it).
+        inputs: names of the model's inputs.
+        image_size: height and width to which a folder's images are resized.
+
+    Raises:
+        ConfigError: no such file, or of no known kind.
+        DataError: it cannot be read, or holds no labels.
+    """
+    path = Path(source)
+    if path.is_dir():
+        images = load_images(source, image_size=image_size)
+        return images.x_test, images.y_test
+    if path.suffix != ".npz":
+        raise ConfigError(f"Labelled data must be .npz or a folder of images. Received: {source!r}")
+    arrays = load_npz(path)
+    if all(name in arrays for name in ("x_train", "y_train", "x_test", "y_test")):
+        images = load_images(source)
+        return images.x_test, images.y_test
+    for x, y in (("x_test", "y_test"), ("x", "y")):
+        if x in arrays and y in arrays:
+            return arrays[x], arrays[y]
+    labels = {name: array for name, array in arrays.items() if name not in inputs}
+    if set(inputs) <= set(arrays) and labels:
+        return {name: arrays[name] for name in inputs}, labels.get("y", labels)
+    raise DataError(
+        f"{source!r} must hold labels: x and y, x_test and y_test, or arrays named as the inputs "
+        f"{sorted(inputs)} with y or the outputs' names. Received: {sorted(arrays)}"
+    )

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
+from tfcompress.progress import Progress, shown
 from tfcompress.tables import aligned
 
 try:
     import rich.console
     import rich.markup
-    import rich.progress
     import rich.table
 except ImportError:
     HAVE_RICH = False
@@ -34,7 +34,6 @@ class Console:
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
         self._out = rich.console.Console() if HAVE_RICH else None
-        self._err = rich.console.Console(stderr=True) if HAVE_RICH else None
 
     def say(self, text: str) -> None:
         """A line for people."""
@@ -69,40 +68,9 @@ class Console:
             json.dump(value, sys.stdout, indent=2, default=str)
             print()
 
-    @contextmanager
-    def progress(self) -> Iterator[Progress]:
+    def progress(self) -> AbstractContextManager[Progress]:
         """A progress bar on the terminal's error stream, so that results can be piped."""
-        if self._err is None or self.as_json or not self._err.is_terminal:
-            yield Progress(None)
-            return
-        columns = (
-            rich.progress.TextColumn("{task.description:<34}", markup=False),
-            rich.progress.BarColumn(bar_width=30),
-            rich.progress.TaskProgressColumn(),
-            rich.progress.TimeElapsedColumn(),
-        )
-        with rich.progress.Progress(*columns, console=self._err, transient=True) as bars:
-            yield Progress(bars)
-
-
-class Progress:
-    """One bar at a time, under a name."""
-
-    def __init__(self, bars: Any) -> None:
-        self._bars = bars
-        self._task: Any = None
-
-    def start(self, name: str) -> None:
-        """Begins the next piece of work."""
-        if self._bars is not None:
-            if self._task is not None:
-                self._bars.update(self._task, completed=1.0)
-            self._task = self._bars.add_task(name, total=1.0)
-
-    def update(self, share: float) -> None:
-        """Sets the share done, 0 to 1."""
-        if self._bars is not None and self._task is not None:
-            self._bars.update(self._task, completed=share)
+        return shown(HAVE_RICH and not self.as_json)
 
 
 def kilobytes(size: int) -> str:

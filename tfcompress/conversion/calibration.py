@@ -1,4 +1,4 @@
-"""Representative data in every form that users have, brought into one: arrays by input name."""
+"""Data in every form that users have, brought into one: arrays by input name, and labels."""
 
 from __future__ import annotations
 
@@ -82,6 +82,76 @@ def gather(data: Any, specs: Sequence[InputSpec], limit: int) -> dict[str, np.nd
             "give a function that returns a new one."
         )
     return {spec.name: np.concatenate([chunk[spec.name] for chunk in chunks]) for spec in specs}
+
+
+def labelled(
+    data: Any, specs: Sequence[InputSpec], *, ordered: bool = True
+) -> Iterator[tuple[dict[str, np.ndarray], Any]]:
+    """Goes through data with labels, part by part.
+
+    Args:
+        data: a pair (x, y), where x is an array or a dict of arrays by input name; or a
+            `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator, a function that returns
+            one, or any iterable of such pairs, in batches of any size or as single examples. A
+            third element, sample weights, is left out.
+        specs: the model's inputs.
+        ordered: whether the order of `specs` is one that the user knows: only then may several
+            inputs come as a list.
+
+    Yields:
+        Input name to an array (examples, ...) of the input's dtype, and the labels as they came,
+        with an axis of examples: an array, a list, or a dict of these.
+
+    Raises:
+        DataError: no pair, or inputs of a wrong name, shape or dtype, NaN or infinity.
+    """
+    if data is None or isinstance(data, (str, bytes)):
+        raise DataError(f"Data must be arrays, not a path: load it first. Received: {data!r}")
+    pair = _pair(data, specs, ordered) if isinstance(data, (list, tuple)) else None
+    if pair is None and (_is_whole(data) and not isinstance(data, (list, tuple))):
+        raise DataError(_no_pair(data, specs))
+    for number, item in enumerate([data] if pair is not None else _iterate(data)):
+        pair = _pair(item, specs, ordered)
+        if pair is None:
+            raise DataError(f"{_no_pair(item, specs)} (item {number} of the data)")
+        yield {spec.name: _checked(pair[0][spec.name], spec) for spec in specs}, pair[1]
+
+
+def parts(data: Any, specs: Sequence[InputSpec], *, ordered: bool = True) -> int | None:
+    """How many parts `labelled` will yield, where that is known without reading them."""
+    if isinstance(data, (list, tuple)) and _pair(data, specs, ordered) is not None:
+        return 1
+    try:
+        return len(data)
+    except TypeError:  # a generator, a function, an endless tf.data.Dataset
+        return None
+
+
+def _pair(item: Any, specs: Sequence[InputSpec], ordered: bool) -> tuple[Any, Any] | None:
+    if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
+        return None
+    inputs, labels = item[0], item[1]
+    if len(specs) > 1 and not ordered and not isinstance(inputs, Mapping):
+        return None
+    fitted = _as_inputs(inputs, specs)
+    if fitted is None or labels is None:
+        return None
+    spec = specs[0]
+    first = inputs
+    if isinstance(inputs, Mapping):
+        first = next(inputs[key] for key in (spec.name, *spec.aliases) if key in inputs)
+    elif len(specs) > 1:
+        first = inputs[0]
+    if np.ndim(first) == len(spec.example_shape):  # a single example
+        labels = {k: [v] for k, v in labels.items()} if isinstance(labels, Mapping) else [labels]
+    return fitted, labels
+
+
+def _no_pair(item: Any, specs: Sequence[InputSpec]) -> str:
+    return (
+        f"Data must be pairs (inputs, labels) with the model's inputs: {_wanted(specs)}"
+        f"{', in a dict by name' if len(specs) > 1 else ''}. Received: {_describe(item)}"
+    )
 
 
 def _is_whole(data: Any) -> bool:
@@ -187,12 +257,15 @@ def _shape_fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
 
 
 def _mismatch(item: Any, specs: Sequence[InputSpec]) -> str:
-    wanted = ", ".join(
-        f"{s.name!r} {s.dtype} ({', '.join(['n', *map(str, s.example_shape)])})" for s in specs
-    )
     return (
-        f"Representative data must fit the model's inputs: {wanted}, alone or as (inputs, labels). "
-        f"Received: {_describe(item)}"
+        f"Representative data must fit the model's inputs: {_wanted(specs)}, alone or as "
+        f"(inputs, labels). Received: {_describe(item)}"
+    )
+
+
+def _wanted(specs: Sequence[InputSpec]) -> str:
+    return ", ".join(
+        f"{s.name!r} {s.dtype} ({', '.join(['n', *map(str, s.example_shape)])})" for s in specs
     )
 
 
@@ -213,19 +286,17 @@ def _checked(array: np.ndarray, spec: InputSpec) -> np.ndarray:
         return array.astype(np.bytes_)
     kind, wanted = array.dtype.kind, np.dtype(spec.dtype)
     if kind not in "iufb" and array.dtype.name != "bfloat16":
-        raise DataError(
-            f"Input {spec.name!r} takes {spec.dtype}. Received representative data of {array.dtype}"
-        )
+        raise DataError(f"Input {spec.name!r} takes {spec.dtype}. Received: data of {array.dtype}")
     if wanted.kind in "iu" and kind not in "iu":
         if not np.isfinite(array).all() or (array != np.rint(array)).any():
             raise DataError(
                 f"Input {spec.name!r} takes whole numbers ({spec.dtype}). Received: {array.dtype} "
-                "representative data with fractions"
+                "data with fractions"
             )
     elif wanted.kind == "f" and not np.isfinite(array.astype(np.float32)).all():
         bad = int((~np.isfinite(array.astype(np.float32))).sum())
         raise DataError(
-            f"Representative data must be finite. Received: {bad} NaN or infinite values in "
+            f"Data must be finite. Received: {bad} NaN or infinite values in "
             f"input {spec.name!r}. Clean the data first."
         )
     return array.astype(wanted)

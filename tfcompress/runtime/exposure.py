@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from tfcompress.errors import DeviceError
 from tfcompress.runtime.model import TFLiteModel
+from tfcompress.runtime.packing import repacked
 
 
 def expose(tflite: TFLiteModel, tensors: Sequence[int]) -> TFLiteModel:
@@ -25,20 +26,12 @@ def expose(tflite: TFLiteModel, tensors: Sequence[int]) -> TFLiteModel:
     Raises:
         DeviceError: no package that can write the format is installed.
     """
-    try:
-        import flatbuffers
-        from ai_edge_litert import schema_py_generated as schema
-    except ImportError as error:
-        raise DeviceError(
-            f"Looking into a file's tensors needs ai-edge-litert and flatbuffers ({error}): "
-            "pip install ai-edge-litert"
-        ) from error
-    model = schema.ModelT.InitFromPackedBuf(tflite.content, 0)
-    model.subgraphs[0].outputs = list(tensors)
-    model.signatureDefs = []
-    builder = flatbuffers.Builder(len(tflite.content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return TFLiteModel(bytes(builder.Output()))
+
+    def change(model: Any) -> None:
+        model.subgraphs[0].outputs = list(tensors)
+        model.signatureDefs = []
+
+    return TFLiteModel(repacked(tflite.content, change))
 
 
 def stored_values(

@@ -15,7 +15,7 @@ import numpy as np
 
 from tfcompress.errors import ConfigError, CorruptFileError, DataError
 from tfcompress.files import read_bytes, write_bytes
-from tfcompress.runtime import adapter, proof, schema
+from tfcompress.runtime import adapter, proof, schema, watch
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ class TFLiteModel:
         self.parsed: schema.Model = proof.read_sound(self.content)
         self._sessions: dict[tuple[str, str, int, int | None], adapter.Session] = {}
         self._lock = threading.RLock()  # an interpreter holds one set of tensors
+        self._watched: watch.Watched | None = None
 
     def __repr__(self) -> str:
         infos = input_infos(self.parsed)
@@ -167,6 +168,18 @@ class TFLiteModel:
             ]
         return found
 
+    @property
+    def watched(self) -> watch.Watched:
+        """What `predict(..., watch=True)` has counted so far; print it, or ask it `.drifted`.
+
+        Raises:
+            ConfigError: the file has no quantized input or output.
+        """
+        with self._lock:
+            if self._watched is None:
+                self._watched = watch.Watched(self.content, self.parsed)
+            return self._watched
+
     def session(
         self,
         *,
@@ -203,6 +216,7 @@ class TFLiteModel:
         runtime: str = "auto",
         threads: int = 1,
         batch_size: int | None = None,
+        watch: bool = False,
     ) -> Any:
         """Runs the model on real values, whatever types the file stores.
 
@@ -218,6 +232,8 @@ class TFLiteModel:
             threads: threads of the runtime.
             batch_size: examples per run; None takes the file's own. Another size needs a model
                 whose graph is not tied to its batch.
+            watch: count how often inputs and quantized outputs hit the ends of their ranges:
+                `.watched` tells, beside the calibration data (`tfc.watch_baseline`).
 
         Returns:
             float32 values (integers where the model's output is not quantized and integer):
@@ -225,13 +241,21 @@ class TFLiteModel:
 
         Raises:
             DataError: wrong shape, dtype, name, or NaN for an integer input.
-            ConfigError: the model cannot take that batch size.
+            ConfigError: the model cannot take that batch size, or has nothing to watch.
         """
         with self._lock:
-            return self._predict(x, backend, runtime, threads, batch_size)
+            return self._predict(
+                x, backend, runtime, threads, batch_size, self.watched if watch else None
+            )
 
     def _predict(
-        self, x: Any, backend: str, runtime: str, threads: int, batch_size: int | None
+        self,
+        x: Any,
+        backend: str,
+        runtime: str,
+        threads: int,
+        batch_size: int | None,
+        watched: watch.Watched | None,
     ) -> Any:
         if any(0 in tensor.shape for tensor in self._main_inputs):
             raise CorruptFileError(
@@ -271,6 +295,9 @@ class TFLiteModel:
             )
             for info, parts in zip(session.outputs, results, strict=True)
         }
+        if watched is not None:
+            inputs = {i.name: array for i, array in zip(session.inputs, arrays, strict=True)}
+            watched.see(count, inputs, {i.name: values[i.index] for i in session.outputs})
         if len(self.parsed.signatures) == 1:  # where one tensor may be several outputs
             named = self.parsed.signatures[0].outputs.items()
             outputs = {name: values[index] for name, index in named if index in values}

@@ -1,0 +1,131 @@
+"""`tfcompress evaluate`: accuracy and other figures of `.tflite` files on labelled data."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import operator
+import re
+from collections.abc import Callable
+from typing import Any
+
+from tfcompress.cli.console import Console
+from tfcompress.errors import ConfigError
+
+HELP = "measure the accuracy of .tflite files on labelled data"
+DESCRIPTION = (
+    "Runs .tflite files on labelled data, in several processes if asked, and prints accuracy, "
+    "top-k, F1, errors, BLEU or ROUGE. With --resume, a run that was killed goes on where it was."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("models", nargs="+", help=".tflite files")
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="labelled data: .npz (x_test and y_test, x and y, or arrays named as the inputs and "
+        "outputs), or a folder with a folder of images per class",
+    )
+    parser.add_argument(
+        "--metrics",
+        default="accuracy",
+        help="separated by commas: accuracy, top_5 (any number), f1, f1_weighted, f1_micro, "
+        "f1_binary, mae, mse, rmse, bleu, rouge",
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes that run side by side")
+    parser.add_argument("--batch", type=int, help="examples per run; the file's own if left out")
+    parser.add_argument("--limit", type=int, help="at most so many examples")
+    parser.add_argument("--backend", default="xnnpack", help="xnnpack or reference")
+    parser.add_argument("--threshold", type=float, help="of an output of one unit")
+    parser.add_argument("--ignore-label", type=int, help="class index that is not counted")
+    parser.add_argument(
+        "--decode", metavar="MODULE:FUNCTION", help="turns token ids into text, for bleu and rouge"
+    )
+    parser.add_argument("--resume", metavar="FOLDER", help="keep predictions there and go on")
+    parser.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        metavar="METRIC>=VALUE",
+        help="exit with 1 where a file misses it (or METRIC<=VALUE); may be repeated",
+    )
+    parser.add_argument("--out", help="file for the figures as JSON")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Runs the command."""
+    from tfcompress.deploy.evaluate import evaluate
+    from tfcompress.files import check_writable, write_json
+    from tfcompress.model_files import load_labelled
+    from tfcompress.runtime.model import TFLiteModel, input_infos
+
+    conditions = [_condition(text) for text in options.require]
+    if options.out:
+        check_writable(options.out, overwrite=options.overwrite)
+    decode = _function(options.decode) if options.decode else None
+    models = [TFLiteModel(path) for path in options.models]
+    rows: list[dict[str, Any]] = []
+    with console.progress() as progress:
+        for path, model in zip(options.models, models, strict=True):
+            progress.start(f"evaluating {model.name}"[:34])
+            infos = input_infos(model.parsed)
+            size = infos[0].shape[1] if len(infos[0].shape) == 4 else 96
+            figures = evaluate(
+                model,
+                load_labelled(options.data, [info.name for info in infos], size),
+                metrics=options.metrics.split(","),
+                workers=options.workers,
+                batch=options.batch,
+                limit=options.limit,
+                backend=options.backend,
+                threshold=options.threshold,
+                ignore_label=options.ignore_label,
+                decode=decode,
+                resume=options.resume,
+                progress=progress.update,
+            )
+            rows.append({"file": path, **figures})
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    console.table(names, [[_cell(row.get(name)) for name in names] for row in rows])
+    console.result(rows)
+    if options.out:
+        write_json(options.out, rows)
+    return 0 if all(condition(row) for condition in conditions for row in rows) else 1
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _condition(text: str) -> Callable[[dict[str, Any]], bool]:
+    found = re.fullmatch(r"\s*(\w+)\s*(>=|<=)\s*([-+.\deE]+)\s*", text)
+    try:
+        name, sign, value = found[1], found[2], float(found[3])  # type: ignore[index]
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"--require takes a metric and a bound, as accuracy>=0.9. Received: {text!r}"
+        ) from None
+    compare = operator.ge if sign == ">=" else operator.le
+
+    def holds(row: dict[str, Any]) -> bool:
+        if name not in row:
+            raise ConfigError(
+                f"--require names a metric that is measured: {sorted(set(row) - {'file'})}. "
+                f"Received: {name!r}"
+            )
+        return bool(compare(row[name], value))
+
+    return holds
+
+
+def _function(name: str) -> Any:
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"--decode takes MODULE:FUNCTION that Python can import. Received: {name!r} ({error})"
+        ) from error
