@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -25,6 +25,26 @@ def expose(tflite: TFLiteModel, tensors: Sequence[int]) -> TFLiteModel:
     Raises:
         DeviceError: no package that can write the format is installed.
     """
+    (content,) = cut(tflite, [(None, tensors)])
+    return TFLiteModel(content)
+
+
+def cut(
+    tflite: TFLiteModel, parts: Iterable[tuple[Sequence[int] | None, Sequence[int]]]
+) -> Iterator[bytes]:
+    """Parts of a graph as files of their own, with the same inputs and without signatures.
+
+    Args:
+        tflite: a file.
+        parts: for each file to make the operators of the main graph that it holds, in their
+            order (None for all of them), and the tensors that are its outputs.
+
+    Yields:
+        The bytes of each file; constants that none of its operators reads are left out.
+
+    Raises:
+        DeviceError: no package that can write the format is installed.
+    """
     try:
         import flatbuffers
         from ai_edge_litert import schema_py_generated as schema
@@ -34,11 +54,21 @@ def expose(tflite: TFLiteModel, tensors: Sequence[int]) -> TFLiteModel:
             "pip install ai-edge-litert"
         ) from error
     model = schema.ModelT.InitFromPackedBuf(tflite.content, 0)
-    model.subgraphs[0].outputs = list(tensors)
     model.signatureDefs = []
-    builder = flatbuffers.Builder(len(tflite.content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return TFLiteModel(bytes(builder.Output()))
+    graph = model.subgraphs[0]
+    operators, data = graph.operators, [buffer.data for buffer in model.buffers]
+    others = {tensor.buffer for other in model.subgraphs[1:] for tensor in other.tensors}
+    for chosen, outputs in parts:
+        graph.outputs = list(outputs)
+        if chosen is not None:
+            graph.operators = [operators[index] for index in chosen]
+            read = {int(i) for operator in graph.operators for i in operator.inputs if i >= 0}
+            needed = others | {graph.tensors[tensor].buffer for tensor in read}
+            for index, buffer in enumerate(model.buffers):
+                buffer.data = data[index] if index in needed else None
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        yield bytes(builder.Output())
 
 
 def stored_values(
