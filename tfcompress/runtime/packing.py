@@ -10,24 +10,22 @@ from tfcompress.errors import DeviceError
 _ALIGNED = 16  # as the format's schema wants the data of buffers
 
 
-def repacked(content: bytes, change: Callable[[Any], None]) -> bytes:
-    """The file with a change made to it.
-
-    Args:
-        content: bytes of a `.tflite`.
-        change: is given the parts, a `ModelT` of the schema's own Python code, to alter.
+def unpacked(content: bytes) -> Any:
+    """The parts of a file, a `ModelT` of the schema's own Python code, to alter.
 
     Raises:
         DeviceError: no package that can write the format is installed.
     """
-    try:
-        import flatbuffers
-        from ai_edge_litert import schema_py_generated as schema
-    except ImportError as error:
-        raise DeviceError(
-            f"Writing a .tflite needs ai-edge-litert and flatbuffers ({error}): "
-            "pip install ai-edge-litert"
-        ) from error
+    return _libraries()[1].ModelT.InitFromPackedBuf(content, 0)
+
+
+def packed(model: Any) -> bytes:
+    """The file that has these parts.
+
+    Raises:
+        DeviceError: no package that can write the format is installed.
+    """
+    flatbuffers, _ = _libraries()
 
     class Builder(flatbuffers.Builder):
         """Packs bytes where kernels may read them as wider numbers."""
@@ -37,11 +35,32 @@ def repacked(content: bytes, change: Callable[[Any], None]) -> bytes:
                 self.Prep(_ALIGNED, x.nbytes)
             return super().CreateNumpyVector(x)
 
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    change(model)
-    builder = Builder(len(content))
+    builder = Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def repacked(content: bytes, change: Callable[[Any], None]) -> bytes:
+    """The file with a change made to its parts.
+
+    Raises:
+        DeviceError: no package that can write the format is installed.
+    """
+    model = unpacked(content)
+    change(model)
+    return packed(model)
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import flatbuffers
+        from ai_edge_litert import schema_py_generated as schema
+    except ImportError as error:
+        raise DeviceError(
+            f"Writing a .tflite needs ai-edge-litert and flatbuffers ({error}): "
+            "pip install ai-edge-litert"
+        ) from error
+    return flatbuffers, schema
 
 
 def add_metadata(content: bytes, name: str, value: bytes) -> bytes:
