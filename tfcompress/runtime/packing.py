@@ -25,9 +25,9 @@ def packed(model: Any) -> bytes:
     Raises:
         DeviceError: no package that can write the format is installed.
     """
-    flatbuffers, _ = _libraries()
+    base: Any = _libraries()[0].Builder
 
-    class Builder(flatbuffers.Builder):
+    class Builder(base):
         """Packs bytes where kernels may read them as wider numbers."""
 
         def CreateNumpyVector(self, x: Any) -> Any:
