@@ -87,7 +87,7 @@ def test_operators_that_xnnpack_left(float_file):
     assert [text.split()[0] for text in partly.left] == ["CUMSUM"]
     count = len(tflite.operators)
     assert partly.placed == (count - 1) / count
-    assert "XNNPACK left CUMSUM" in str(report)
+    assert "left by XNNPACK: CUMSUM" in str(report)
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ class BenchmarkRow:
         error: why it did not run, else "".
         fp16: `"native"` or `"emulated"` where float operators computed in fp16, else "".
         weight_cache: whether packed weights were read from a cache; `init_ms` is with it filled.
-        placed: share of the operators that XNNPACK took, 0 to 1, read from the runtime; NaN where
-            it was not asked for or the runtime does not tell.
+        placed: share of the operators that XNNPACK or the device's GPU took, 0 to 1, read from
+            the runtime; NaN where neither was asked for or the runtime does not tell.
         left: the operators that it left, such as `"SOFTMAX #16 (scores)"`.
         operators: time of each operator, with `per_operator=True`.
         p5_ms: fifth percentile, of tools that give no tenth (Android).
@@ -181,7 +181,8 @@ class BenchmarkReport:
             if row.left:
                 few = ", ".join(row.left[:5])
                 more = f" and {len(row.left) - 5} more" if len(row.left) > 5 else ""
-                lines[f"{row.name}: XNNPACK left {few}{more}"] = None
+                by = "the GPU" if row.backend.endswith("gpu") else "XNNPACK"
+                lines[f"{row.name}: left by {by}: {few}{more}"] = None
         return [*lines, *self.notes]
 
     def __str__(self) -> str:

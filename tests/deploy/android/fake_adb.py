@@ -168,30 +168,44 @@ def program(words, device):
         backend = "xnnpack" if flags.get("use_xnnpack") == "true" else "reference"
     say(f"INFO: Num threads: [{flags['num_threads']}]\nINFO: Graph: [{flags['graph']}]\n")
     say(f"INFO: Loaded model {flags['graph']}\n")
+    # The runtime's own lines, on Android on stderr too (subgraph.cc, minimal_logging_android.cc).
+    names = {"gpu": "TfLiteGpuDelegateV2", "xnnpack": "TfLiteXNNPackDelegate"}
+    if generation == "litert":
+        names["gpu"] = "LITERT_CL"
+    said = device.get("applied", {}).get(backend, "completely")
+    if backend == "gpu" and said != "completely" and flags.get("require_full_delegation") == "true":
+        say("ERROR: Disallowed CPU fallback detected.\nERROR: Benchmarking failed.\n", sys.stderr)
+        return 1
+    if backend == "gpu" and said != "completely":
+        say(
+            "ERROR: Following operations are not supported by GPU delegate:\n"
+            "CUMSUM: Operation is not supported.\n"
+            "3 operations will run on the GPU, and the remaining 1 operations will run on the CPU."
+            "\n",
+            sys.stderr,
+        )
+    if backend != "reference" and said != "not" and generation != "old":
+        count = 3 if said == "partially" else 4
+        say(
+            f"VERBOSE: Replacing {count} out of 4 node(s) with delegate ({names[backend]}) node, "
+            "yielding 2 partitions for subgraph 0 (main).\n",
+            sys.stderr,
+        )
+    if backend == "gpu" and said != "completely":
+        say(
+            "VERBOSE: Replacing 1 out of 2 node(s) with delegate (TfLiteXNNPackDelegate) node, "
+            "yielding 2 partitions for subgraph 0 (main).\n",
+            sys.stderr,
+        )
     if generation != "litert" and backend != "reference":
         name = {"gpu": "GPU", "xnnpack": "XNNPACK"}[backend]
-        said = device.get("applied", {}).get(backend, "completely")
         if said == "not":
-            say(
-                f"INFO: Though {name} delegate is explicitly applied, the model graph will not be"
-                " executed by the delegate.\n"
-            )
-        elif said == "partially":
-            if flags.get("require_full_delegation") == "true":
-                say(
-                    "ERROR: Disallowed CPU fallback detected.\nERROR: Benchmarking failed.\n",
-                    sys.stderr,
-                )
-                return 1
-            say(
-                f"INFO: Explicitly applied {name} delegate, and the model graph will be partially"
-                " executed by the delegate w/ 2 delegate kernels.\n"
-            )
+            text = f"Though {name} delegate is explicitly applied, the model graph will not be "
+            say(f"INFO: {text}executed by the delegate.\n")
         else:
-            say(
-                f"INFO: Explicitly applied {name} delegate, and the model graph will be completely"
-                " executed by the delegate.\n"
-            )
+            text = f"Explicitly applied {name} delegate, and the model graph will be {said} "
+            kernels = " w/ 2 delegate kernels" if said == "partially" else ""
+            say(f"INFO: {text}executed by the delegate{kernels}.\n")
     say(f"INFO: The input model file size (MB): {size}\n")
     say("INFO: Initialized session in 12.345ms.\n")
     counts = device.get(

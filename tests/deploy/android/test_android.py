@@ -13,7 +13,7 @@ from android_phone import PHONE, result_bytes
 
 import tfcompress as tfc
 from tfcompress.cli.main import main
-from tfcompress.deploy.android import adb, run
+from tfcompress.deploy.android import adb, placement, run
 
 
 def bench(paths, binary, **arguments):
@@ -123,18 +123,58 @@ def test_an_old_program_without_result_file(phone, binary, tiny):
     assert "result_file_path" not in phone.runs[-1]
 
 
-def test_a_model_taken_in_part(phone, binary, tiny):
-    phone.set(applied={"gpu": "partially"})
+@pytest.mark.parametrize("generation", ["tflite", "litert"])
+def test_a_model_taken_in_part(phone, binary, tiny, generation):
+    phone.set(applied={"gpu": "partially"}, generation=generation)
     report = bench(tiny[0], binary, backend="android-gpu")
-    assert np.isnan(report.rows[0].placed)
-    assert "first: GPU took a part of the model" in str(report)
+    (row,) = report.rows
+    assert row.placed == 0.75 and row.left == ("CUMSUM: Operation is not supported.",)
+    text = str(report)
+    assert "first: The GPU took a part of the model" in text and "75%" in text
+    assert "first: left by the GPU: CUMSUM" in text
     with pytest.raises(tfc.DeviceError, match="Disallowed CPU fallback"):
         bench(tiny[0], binary, backend="android-gpu", require_full_delegation=True)
     phone.set(applied={"gpu": "not"})
-    report = bench(tiny[0], binary)
-    assert [bool(r.error) for r in report.rows] == [False, False, True]
-    assert "GPU took no operator" in report.rows[2].error
+    report = bench(tiny[0], binary, backend=["android-xnnpack", "android-gpu"])
+    assert report.rows[0].placed == 1.0
+    assert "The GPU took no operator of the model. CUMSUM" in report.rows[1].error
     assert phone.left == []
+
+
+@pytest.mark.parametrize(
+    ("text", "backend", "share", "partly"),
+    [
+        ("", "gpu", None, False),
+        # Old runtimes do not tell of how many; their program's own lines do.
+        (
+            "INFO: Replacing 63 node(s) with delegate (TfLiteGpuDelegateV2) node, yielding 2 "
+            "partitions.\nINFO: Explicitly applied GPU delegate, and the model graph will be "
+            "partially executed by the delegate w/ 1 delegate kernels.",
+            "gpu",
+            None,
+            True,
+        ),
+        ("WARN: GPU acceleration is unsupported on this platform.", "gpu", 0.0, True),
+        (
+            "VERBOSE: Replacing 456 out of 506 node(s) with delegate (TfLiteXNNPackDelegate) node, "
+            "yielding 13 partitions for subgraph 0.",
+            "xnnpack",
+            456 / 506,
+            True,
+        ),
+        # XNNPACK alone, where the GPU was asked for
+        (
+            "VERBOSE: Replacing 5 out of 5 node(s) with delegate (TfLiteXNNPackDelegate) node",
+            "gpu",
+            0.0,
+            True,
+        ),
+    ],
+)
+def test_placement(text, backend, share, partly):
+    found = placement.parse_placement(text, backend)
+    assert found.partly is partly
+    assert np.isnan(found.share) if share is None else found.share == share
 
 
 LISTED = "List of devices attached\n"

@@ -19,6 +19,7 @@ _START: Final = "Run Order"
 _TIMED: Final = "Operator-wise Profiling Info"
 _HEADING: Final = re.compile(r"\[([^\]]+)\]")
 _NODE: Final = re.compile(r"^\[.*\]:(\d+)$")
+_INNER: Final = re.compile(r"^\[?Delegate/(.*?)\]?(:\d+)?$")
 _DELEGATES: Final = re.compile(r"Delegate(/|$)|^DELEGATE")
 
 
@@ -51,7 +52,7 @@ def parse_profile(text: str, tflite: TFLiteModel) -> tuple[OperatorTime, ...]:
         found.append(
             OperatorTime(
                 index if known else -1,
-                kind.removeprefix("Delegate/"),
+                inside[1] if (inside := _INNER.match(name)) else kind,
                 layers.of(graph.operators[index]) if known else "",
                 ms,
                 ms / total,

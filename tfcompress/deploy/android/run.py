@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from tfcompress.deploy.android import adb as adb_module
 from tfcompress.deploy.android import commands, device, profile, program, results
+from tfcompress.deploy.android.placement import Placement, parse_placement
 from tfcompress.deploy.benchmark import (
     BenchmarkReport,
     BenchmarkRow,
@@ -38,10 +39,6 @@ NAMES: Final = (PREFIX, *(f"{PREFIX}-{name}" for name in commands.BACKENDS))
 RUN_SECONDS: Final = 400.0
 """How long one run may take: the program ends its warm-up and its runs after 150 s each."""
 
-_APPLIED: Final = re.compile(
-    r"Explicitly applied (\w+) delegate, and the model graph will be (completely|partially)"
-)
-_NOT_APPLIED: Final = re.compile(r"Though (\w+) delegate is explicitly applied, the model graph")
 _CRASHES: Final = {
     132: "an illegal instruction: is it for another processor?",
     134: "it aborted",
@@ -362,7 +359,8 @@ def _measure(
         peak_mb=found.peak_mb,
         p5_ms=found.p5_ms,
         p95_ms=found.p95_ms,
-        placed=placed,
+        placed=placed.share,
+        left=placed.left,
         operators=operators,
     )
 
@@ -410,22 +408,24 @@ def _read(parse: Callable[[Any], results.Measured], source: Any) -> results.Meas
         raise _RunFailed(str(error)) from None
 
 
-def _placed(text: str, setting: commands.Setting, model: TFLiteModel, notes: list[str]) -> float:
-    """The share of operators that the backend took, as far as the program tells."""
-    nan = float("nan")
+def _placed(
+    text: str, setting: commands.Setting, model: TFLiteModel, notes: list[str]
+) -> Placement:
+    """What the backend took; a row of a backend that took nothing would be one of another."""
     if setting.backend == "reference":
-        return nan
-    name = "GPU" if setting.backend == "gpu" else "XNNPACK"
-    if "GPU acceleration is unsupported" in text or any(
-        found[1].upper().startswith(name) for found in _NOT_APPLIED.finditer(text)
-    ):
-        raise _RunFailed(f"{name} took no operator of the model.")
-    for found in _APPLIED.finditer(text):
-        if found[1].upper().startswith(name):
-            if found[2] == "completely":
-                return 1.0
-            notes.append(f"{model.name}: {name} took a part of the model, the processor the rest.")
-    return nan
+        return Placement()
+    found = parse_placement(text, setting.backend)
+    name = "The GPU" if setting.backend == "gpu" else "XNNPACK"
+    if found.share == 0:
+        raise _RunFailed(f"{name} took no operator of the model. {'; '.join(found.left)}".strip())
+    if found.partly:
+        notes.append(f"{model.name}: {name} took a part of the model, the processor the rest.")
+    elif found.share != found.share and setting.backend == "gpu" and not setting.whole:
+        notes.append(
+            f"{model.name}: this program does not tell how much of the model the GPU took; with "
+            "require_full_delegation it fails where that is not all."
+        )
+    return found
 
 
 @contextlib.contextmanager
