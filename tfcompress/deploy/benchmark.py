@@ -533,12 +533,12 @@ class _Worker:
     def time_operators(self, folder: str, runs: int, progress: Callable[[float], None]) -> None:
         """Times each operator in this process."""
         assert self.model is not None
-        self.cache = None  # of the whole model
 
         def load(content: bytes, number: int) -> None:
             file = Path(folder) / f"prefix-{number}.tflite"
             file.write_bytes(content)
-            answer = self.ask(**self._request(str(file), self.data, self.runtime, number))
+            request = self._request(str(file), self.data, self.runtime, number)
+            answer = self.ask(**{**request, "cache": None})  # it is the whole model's
             file.unlink()
             if "error" in answer:
                 raise DeviceError(f"Operators of {self.name!r} cannot be timed: {answer['error']}")
