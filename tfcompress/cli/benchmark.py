@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from tfcompress.cli.console import Console
 from tfcompress.errors import ConfigError
 
-HELP = "measure the latency of .tflite files"
+HELP = "measure the latency of .tflite files here or on an Android device"
 DESCRIPTION = (
     "Measures .tflite files on this machine. The models take turns in blocks of at least 5 ms, "
-    "each in a process of its own; times are of one inference."
+    "each in a process of its own; times are of one inference. With --android they run on a device "
+    "through adb, by the runtime's own benchmark program."
 )
 
 
@@ -18,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("models", nargs="+", help=".tflite files; ratios refer to the first")
     parser.add_argument(
-        "--backend", default="xnnpack", help="xnnpack, reference, or both separated by a comma"
+        "--backend",
+        default="xnnpack",
+        help="xnnpack, reference, or both separated by a comma; or android, android-reference, "
+        "android-xnnpack, android-gpu",
     )
     parser.add_argument("--threads", default="1", help="thread counts, separated by commas")
     parser.add_argument("--runs", type=int, default=50, help="timed blocks for each model")
@@ -41,12 +46,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="XNNPACK reads packed weights from a cache, temporary or in this folder",
     )
     parser.add_argument("--per-operator", action="store_true", help="time each operator too")
+    device = parser.add_argument_group("on an Android device")
+    device.add_argument("--android", action="store_true", help="same as --backend android")
+    device.add_argument("--serial", help="the device, where several are connected")
+    device.add_argument(
+        "--binary",
+        default="tflite",
+        help="the benchmark program: a path, or tflite or litert to download it",
+    )
+    device.add_argument(
+        "--affinity", default="", metavar="MASK", help="processors for taskset, such as f0"
+    )
+    device.add_argument("--gpu-backend", default="", choices=("", "cl", "gl"))
+    device.add_argument(
+        "--require-full-delegation",
+        action="store_true",
+        help="fail where XNNPACK or the GPU leaves an operator",
+    )
+    device.add_argument(
+        "--dry-run", action="store_true", help="print the commands; needs neither adb nor a device"
+    )
     parser.add_argument("--out", help="file for the report as JSON")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
+    from tfcompress.deploy.android import run as android
     from tfcompress.deploy.benchmark import benchmark
     from tfcompress.files import check_writable
 
@@ -56,20 +82,37 @@ def run(options: argparse.Namespace, console: Console) -> int:
         raise ConfigError(
             f"--threads takes whole numbers such as 1,2,4. Received: {options.threads!r}"
         ) from None
+    if options.android:
+        options.backend = "android"
+    backends = options.backend.split(",")
+    arguments: dict[str, Any] = {
+        "threads": threads,
+        "runs": options.runs,
+        "warmup": options.warmup,
+        "fp16": {"off": [False], "on": [True], "both": [False, True]}[options.fp16],
+        "per_operator": options.per_operator,
+        "serial": options.serial,
+        "binary": options.binary,
+        "affinity": options.affinity,
+        "gpu_backend": options.gpu_backend,
+        "require_full_delegation": options.require_full_delegation,
+    }
+    if options.dry_run:
+        lines = android.commands_of(options.models, backends, **arguments)
+        for line in lines:
+            console.say(line)
+        console.result({"commands": lines})
+        return 0
     if options.out:
         check_writable(options.out, overwrite=options.overwrite)
     with console.progress() as progress:
         progress.start("measuring")
         report = benchmark(
             options.models,
-            backend=options.backend.split(","),
-            threads=threads,
-            runs=options.runs,
-            warmup=options.warmup,
+            backend=backends,
             runtime=options.runtime,
-            fp16={"off": [False], "on": [True], "both": [False, True]}[options.fp16],
             weight_cache=options.weight_cache,
-            per_operator=options.per_operator,
+            **arguments,
             progress=progress.update,
         )
     console.table(*report.table())

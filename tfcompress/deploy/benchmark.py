@@ -63,8 +63,8 @@ class BenchmarkRow:
         error: why it did not run, else "".
         fp16: `"native"` or `"emulated"` where float operators computed in fp16, else "".
         weight_cache: whether packed weights were read from a cache; `init_ms` is with it filled.
-        placed: share of the operators that XNNPACK took, 0 to 1, read from the runtime; NaN where
-            it was not asked for or the runtime does not tell.
+        placed: share of the operators that XNNPACK or the device's GPU took, 0 to 1, read from
+            the runtime; NaN where neither was asked for or the runtime does not tell.
         left: the operators that it left, such as `"SOFTMAX #16 (scores)"`.
         operators: time of each operator, with `per_operator=True`.
         p5_ms: fifth percentile, of tools that give no tenth (Android).
@@ -181,7 +181,8 @@ class BenchmarkReport:
             if row.left:
                 few = ", ".join(row.left[:5])
                 more = f" and {len(row.left) - 5} more" if len(row.left) > 5 else ""
-                lines[f"{row.name}: XNNPACK left {few}{more}"] = None
+                by = "the GPU" if row.backend.endswith("gpu") else "XNNPACK"
+                lines[f"{row.name}: left by {by}: {few}{more}"] = None
         return [*lines, *self.notes]
 
     def __str__(self) -> str:
@@ -218,13 +219,20 @@ def benchmark(
     fp16: bool | Sequence[bool] = False,
     weight_cache: bool | str | os.PathLike[str] = False,
     per_operator: bool = False,
+    serial: str | None = None,
+    binary: str | os.PathLike[str] = "tflite",
+    affinity: str = "",
+    gpu_backend: str = "",
+    require_full_delegation: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> BenchmarkReport:
-    """Measures the latency of models on this machine.
+    """Measures the latency of models on this machine, or on an Android device.
 
     Args:
         paths: a path, a `TFLiteModel`, or a list of these; the first is what ratios refer to.
-        backend: `"xnnpack"`, `"reference"` (the builtin kernels without XNNPACK), or several.
+        backend: `"xnnpack"`, `"reference"` (the builtin kernels without XNNPACK), or several; or
+            `"android"`: on a device through adb, by the runtime's own benchmark program, in turn
+            `"android-reference"`, `"android-xnnpack"` and `"android-gpu"`, which can be named too.
         threads: number of threads, or several to try each.
         runs: blocks timed for each model; a block is as many inferences as take 5 ms, at least
             one, and counts as one measurement.
@@ -238,7 +246,16 @@ def benchmark(
         weight_cache: with XNNPACK, read packed weights from a file that a first run has made:
             True for a temporary one, or a folder where it stays.
         per_operator: time each operator too, by prefixes of the graph that take turns: as many
-            blocks as `runs` for each operator.
+            blocks as `runs` for each operator. On a device, by the program's profiler.
+        serial: the Android device's; None for the only one.
+        binary: the benchmark program for it: a path, `"tflite"` or `"litert"` to download the ready
+            one of TensorFlow Lite or LiteRT 2 into the user's cache folder. LiteRT's has no switch
+            for XNNPACK off, nor for its fp16.
+        affinity: the device's processors to run on, as a mask in hexadecimal for `taskset`, such as
+            `"f0"` for those from 4 to 7.
+        gpu_backend: `"cl"` or `"gl"`; "" for the program's choice. On a GPU, `fp16` allows it to
+            compute in fp16.
+        require_full_delegation: on a device, fail where XNNPACK or the GPU leaves an operator.
         progress: called with the share done, 0 to 1.
 
     Returns:
@@ -247,31 +264,50 @@ def benchmark(
 
     Raises:
         CorruptFileError: a file is not sound.
-        DeviceError: no runtime is installed, or it runs none of the models.
+        DeviceError: no runtime is installed, or it runs none of the models; no usable device.
         ConfigError: an argument out of its range.
 
     Example:
         >>> print(tfc.benchmark(["float.tflite", "int8.tflite"], threads=[1, 2]))
     """
-    models = _models(paths)
+    from tfcompress.deploy.android import run as android
+
+    models = load_models(paths)
     backends = [backend] if isinstance(backend, str) else list(backend)
+    counts, halves = check_counts(threads, runs, warmup), check_fp16_values(fp16)
     for name in backends or [""]:
-        if name not in adapter.BACKENDS:
-            raise ConfigError(f"`backend` must be one of {adapter.BACKENDS}. Received: {name!r}")
-    counts = [threads] if isinstance(threads, int) else list(threads)
-    for label, values, least in (
-        ("threads", counts, 1),
-        ("runs", [runs], 1),
-        ("warmup", [warmup], 0),
-    ):
-        if not values or any(
-            isinstance(v, bool) or not isinstance(v, int) or v < least for v in values
-        ):
-            raise ConfigError(f"`{label}` must be whole numbers >= {least}. Received: {values}")
+        if name not in (*adapter.BACKENDS, *android.NAMES):
+            raise ConfigError(
+                f"`backend` must be one of {(*adapter.BACKENDS, *android.NAMES)}. Received: "
+                f"{name!r}"
+            )
+    device_backends = android.backends_of(backends)
+    if device_backends is not None:
+        if inputs is not None or weight_cache:
+            raise ConfigError(
+                "`inputs` and `weight_cache` are for this machine: a device's program makes its "
+                f"own inputs. Received: backend={backends}"
+            )
+        asked = android.AndroidSettings(
+            device_backends,
+            tuple(counts),
+            tuple(halves),
+            runs,
+            warmup,
+            per_operator,
+            serial,
+            binary,
+            affinity,
+            gpu_backend,
+            require_full_delegation,
+        )
+        return android.benchmark_android(models, asked, progress)
+    if serial is not None or affinity or gpu_backend or require_full_delegation:
+        raise ConfigError(
+            "`serial`, `affinity`, `gpu_backend` and `require_full_delegation` are for "
+            f"backend='android'. Received: backend={backends}"
+        )
     runtime = adapter.resolve_runtime(runtime)
-    halves = [fp16] if isinstance(fp16, bool) else list(fp16)
-    if not halves or not all(isinstance(half, bool) for half in halves):
-        raise ConfigError(f"`fp16` must be True, False or both. Received: {fp16!r}")
     if "xnnpack" not in backends and (True in halves or weight_cache):
         raise ConfigError(
             f"`fp16` and `weight_cache` are options of XNNPACK. Received: backend={backends}"
@@ -342,7 +378,44 @@ def _cache_file(asked: Any, folder: str, model: TFLiteModel, half: bool) -> str 
     return str(place / f"{digest}{'-fp16' if half else ''}.xnnpack_cache")
 
 
-def _models(paths: Any) -> list[TFLiteModel]:
+def check_counts(threads: int | Sequence[int], runs: int, warmup: int) -> list[int]:
+    """The thread counts as a list.
+
+    Raises:
+        ConfigError: no whole numbers, or too small ones.
+    """
+    counts = [threads] if isinstance(threads, int) else list(threads)
+    for label, values, least in (
+        ("threads", counts, 1),
+        ("runs", [runs], 1),
+        ("warmup", [warmup], 0),
+    ):
+        if not values or any(
+            isinstance(v, bool) or not isinstance(v, int) or v < least for v in values
+        ):
+            raise ConfigError(f"`{label}` must be whole numbers >= {least}. Received: {values}")
+    return counts
+
+
+def check_fp16_values(fp16: bool | Sequence[bool]) -> list[bool]:
+    """The values of `fp16` as a list.
+
+    Raises:
+        ConfigError: others than True and False.
+    """
+    halves = [fp16] if isinstance(fp16, bool) else list(fp16)
+    if not halves or not all(isinstance(half, bool) for half in halves):
+        raise ConfigError(f"`fp16` must be True, False or both. Received: {fp16!r}")
+    return halves
+
+
+def load_models(paths: Any) -> list[TFLiteModel]:
+    """The models of a benchmark, each with a name of its own.
+
+    Raises:
+        ConfigError: there is none, or a path is wrong.
+        CorruptFileError: a file is not sound.
+    """
     items = list(paths) if isinstance(paths, (list, tuple)) else [paths]
     if not items:
         raise ConfigError("`paths` must name at least one .tflite file. Received: an empty list")
@@ -460,12 +533,12 @@ class _Worker:
     def time_operators(self, folder: str, runs: int, progress: Callable[[float], None]) -> None:
         """Times each operator in this process."""
         assert self.model is not None
-        self.cache = None  # of the whole model
 
         def load(content: bytes, number: int) -> None:
             file = Path(folder) / f"prefix-{number}.tflite"
             file.write_bytes(content)
-            answer = self.ask(**self._request(str(file), self.data, self.runtime, number))
+            request = self._request(str(file), self.data, self.runtime, number)
+            answer = self.ask(**{**request, "cache": None})  # it is the whole model's
             file.unlink()
             if "error" in answer:
                 raise DeviceError(f"Operators of {self.name!r} cannot be timed: {answer['error']}")

@@ -45,7 +45,10 @@ def fp16_arithmetic() -> str:
 
 @functools.cache
 def environment() -> Any:
-    """What all models of a process share, without accelerators and compilers that load for long.
+    """What all models of a process share.
+
+    A process's first model makes LiteRT look for every accelerator and load it, which takes longer
+    than most models: that is done here, with the smallest model there is.
 
     Raises:
         DeviceError: ai-edge-litert is missing or too old.
@@ -59,9 +62,35 @@ def environment() -> Any:
         ) from None
     none = os.path.dirname(os.path.abspath(__file__))  # a folder that holds no accelerators
     with native_stderr():
-        return module.Environment.create(
+        made = module.Environment.create(
             options=module.EnvironmentOptions(runtime_path=none, compiler_plugin_path=none)
         )
+        from ai_edge_litert.compiled_model import CompiledModel
+
+        CompiledModel.from_buffer(_smallest_model(), environment=made)
+    return made
+
+
+def _smallest_model() -> bytes:
+    """A file with one operator, the absolute value of one number."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.ABS
+    tensors = [schema.TensorT() for _ in range(2)]
+    for tensor, name in zip(tensors, ("x", "y"), strict=True):
+        tensor.name, tensor.shape = name, [1]
+    operator = schema.OperatorT()
+    operator.inputs, operator.outputs = [0], [1]
+    graph = schema.SubGraphT()
+    graph.tensors, graph.inputs, graph.outputs, graph.operators = tensors, [0], [1], [operator]
+    model = schema.ModelT()
+    model.version, model.operatorCodes, model.subgraphs = 3, [code], [graph]
+    model.buffers = [schema.BufferT()]
+    builder = flatbuffers.Builder(256)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 class XnnpackSession:

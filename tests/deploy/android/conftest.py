@@ -1,0 +1,1 @@
+from android_phone import binary, phone, tiny  # noqa: F401

@@ -1,0 +1,1 @@
+"""Benchmarks on an Android device: the runtime's own benchmark program, driven through adb."""
