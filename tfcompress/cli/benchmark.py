@@ -26,6 +26,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime", default="auto", help="auto, ai-edge-litert, tflite-runtime or tensorflow"
     )
+    parser.add_argument(
+        "--fp16",
+        default="off",
+        choices=("off", "on", "both"),
+        help="XNNPACK computes float operators in fp16",
+    )
+    parser.add_argument(
+        "--weight-cache",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="FOLDER",
+        help="XNNPACK reads packed weights from a cache, temporary or in this folder",
+    )
+    parser.add_argument("--per-operator", action="store_true", help="time each operator too")
     parser.add_argument("--out", help="file for the report as JSON")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
 
@@ -52,12 +67,17 @@ def run(options: argparse.Namespace, console: Console) -> int:
             runs=options.runs,
             warmup=options.warmup,
             runtime=options.runtime,
+            fp16={"off": [False], "on": [True], "both": [False, True]}[options.fp16],
+            weight_cache=options.weight_cache,
+            per_operator=options.per_operator,
             progress=progress.update,
         )
     console.table(*report.table())
     console.say(", ".join(f"{key}: {value}" for key, value in report.machine.items()))
-    for note in report.notes:
-        console.say(note)
+    for remark in report.remarks():
+        console.say(remark)
+    for title, heads, cells in report.operator_tables():
+        console.table(heads, cells, title)
     console.result(report.to_dict())
     if options.out:
         report.save(options.out)

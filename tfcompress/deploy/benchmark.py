@@ -8,6 +8,8 @@ noise of the machine hits all alike, and each runs on warm caches.
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
 import os
 import platform
@@ -20,12 +22,16 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.deploy.operator_times import OperatorTime, operator_times
 from tfcompress.deploy.timing_worker import make_inputs
 from tfcompress.errors import ConfigError, CorruptFileError, DeviceError
 from tfcompress.files import write_json
 from tfcompress.runtime import adapter
+from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.isolation import child_environment, python_command
+from tfcompress.runtime.layer_names import LayerNames
 from tfcompress.runtime.model import TFLiteModel, input_infos, match_inputs, quantize
+from tfcompress.runtime.xnnpack import fp16_arithmetic
 from tfcompress.tables import aligned
 
 BLOCK_MS = 5.0
@@ -33,6 +39,10 @@ QUIET_SHARE = 0.9
 _BUSY = (
     "The machine was busy with other work: absolute times are too high and spread widely. "
     "Trust the p10 figures, or measure again when it is quiet."
+)
+OPERATOR_NOTE = (
+    "Times of operators are differences between prefixes of the graph, which take turns; the first "
+    "one holds the cost of the call."
 )
 
 
@@ -51,6 +61,14 @@ class BenchmarkRow:
         peak_mb: memory that the model added to its process at most, in MiB.
         ratio: median over the first row's median: below 1 is faster.
         error: why it did not run, else "".
+        fp16: `"native"` or `"emulated"` where float operators computed in fp16, else "".
+        weight_cache: whether packed weights were read from a cache; `init_ms` is with it filled.
+        placed: share of the operators that XNNPACK took, 0 to 1, read from the runtime; NaN where
+            it was not asked for or the runtime does not tell.
+        left: the operators that it left, such as `"SOFTMAX #16 (scores)"`.
+        operators: time of each operator, with `per_operator=True`.
+        p5_ms: fifth percentile, of tools that give no tenth (Android).
+        p95_ms: likewise.
     """
 
     name: str
@@ -63,6 +81,22 @@ class BenchmarkRow:
     peak_mb: float
     ratio: float
     error: str = ""
+    fp16: str = ""
+    weight_cache: bool = False
+    placed: float = float("nan")
+    left: tuple[str, ...] = ()
+    operators: tuple[OperatorTime, ...] = ()
+    p5_ms: float = float("nan")
+    p95_ms: float = float("nan")
+
+    @property
+    def setting(self) -> str:
+        """The backend with its options, such as `"xnnpack, fp16 emulated"`."""
+        return (
+            self.backend
+            + (f", fp16 {self.fp16}" if self.fp16 else "")
+            + (", weight cache" if self.weight_cache else "")
+        )
 
 
 @dataclass
@@ -83,10 +117,7 @@ class BenchmarkReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        rows = [
-            {k: None if v != v else v for k, v in asdict(row).items()}  # NaN is no JSON
-            for row in self.rows
-        ]
+        rows = [_plain(asdict(row)) for row in self.rows]
         return {
             "rows": rows,
             "machine": self.machine,
@@ -101,28 +132,74 @@ class BenchmarkReport:
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Headings and cells, for printing."""
         heads = ["model", "backend", "threads", "median ms", "p10", "p90", "init ms", "peak MB"]
+        placed = any(r.placed == r.placed for r in self.rows)
         cells = [
-            [r.name, r.backend, str(r.threads)]
+            [r.name, r.setting, str(r.threads)]
             + (
                 [r.error, "", "", "", "", ""]
                 if r.error
                 else [
                     _figures(r.median_ms),
-                    _figures(r.p10_ms),
-                    _figures(r.p90_ms),
+                    _figures(r.p10_ms) if r.p10_ms == r.p10_ms else f"{_figures(r.p5_ms)} (p5)",
+                    _figures(r.p90_ms) if r.p90_ms == r.p90_ms else f"{_figures(r.p95_ms)} (p95)",
                     f"{r.init_ms:.1f}",
                     f"{r.peak_mb:.1f}",
                     f"x{r.ratio:.2f}",
                 ]
             )
+            + (([f"{r.placed:.0%}" if r.placed == r.placed else "-"]) if placed else [])
             for r in self.rows
         ]
-        return [*heads, "ratio"], cells
+        return [*heads, "ratio", *(["placed"] if placed else [])], cells
+
+    def operator_tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """Title, headings and cells of each row's operator times, for printing."""
+        heads = ["operator", "layer", "ms", "+-", "share"]
+        return [
+            (
+                f"{r.name}, {r.setting}, {r.threads} thread{'s' if r.threads > 1 else ''}",
+                heads,
+                [
+                    [
+                        f"{o.name} #{o.index}" if o.index >= 0 else o.name,
+                        o.layer,
+                        f"{o.ms:.4f}",
+                        f"{o.error_ms:.4f}" if o.error_ms == o.error_ms else "-",
+                        f"{o.share:.1%}",
+                    ]
+                    for o in r.operators
+                ],
+            )
+            for r in self.rows
+            if r.operators
+        ]
+
+    def remarks(self) -> list[str]:
+        """What the table has no room for: the operators that were left, and the notes."""
+        lines: dict[str, None] = {}  # each once, in order
+        for row in self.rows:
+            if row.left:
+                few = ", ".join(row.left[:5])
+                more = f" and {len(row.left) - 5} more" if len(row.left) > 5 else ""
+                lines[f"{row.name}: XNNPACK left {few}{more}"] = None
+        return [*lines, *self.notes]
 
     def __str__(self) -> str:
         heads, cells = self.table()
         about = ", ".join(f"{key}: {value}" for key, value in self.machine.items())
-        return "\n".join([*aligned([heads, *cells]), about, *self.notes])
+        lines = [*aligned([heads, *cells]), about, *self.remarks()]
+        for title, heads, cells in self.operator_tables():
+            lines += ["", title, *aligned([heads, *cells])]
+        return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: no NaN, no tuples."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return None if value != value else value
 
 
 def _figures(value: float) -> str:
@@ -138,6 +215,9 @@ def benchmark(
     warmup: int = 5,
     inputs: Any = None,
     runtime: str = "auto",
+    fp16: bool | Sequence[bool] = False,
+    weight_cache: bool | str | os.PathLike[str] = False,
+    per_operator: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> BenchmarkReport:
     """Measures the latency of models on this machine.
@@ -152,10 +232,18 @@ def benchmark(
         inputs: what to feed: real values as for `TFLiteModel.predict`, of which the first batch
             is taken; None for noise (zeros for integer inputs such as token ids).
         runtime: `"auto"`, `"ai-edge-litert"`, `"tflite-runtime"` or `"tensorflow"`.
+        fp16: with XNNPACK, compute float32 operators in fp16; both values to compare them. Whether
+            it is in force is found out by what the model computes; the row says whether the
+            processor has fp16 instructions ("native") or not ("emulated": slower than float32).
+        weight_cache: with XNNPACK, read packed weights from a file that a first run has made:
+            True for a temporary one, or a folder where it stays.
+        per_operator: time each operator too, by prefixes of the graph that take turns: as many
+            blocks as `runs` for each operator.
         progress: called with the share done, 0 to 1.
 
     Returns:
-        The report; print it, or read `.rows`.
+        The report; print it, or read `.rows`. Rows of XNNPACK tell which operators it took and
+        which it left, read from the runtime.
 
     Raises:
         CorruptFileError: a file is not sound.
@@ -181,6 +269,18 @@ def benchmark(
         ):
             raise ConfigError(f"`{label}` must be whole numbers >= {least}. Received: {values}")
     runtime = adapter.resolve_runtime(runtime)
+    halves = [fp16] if isinstance(fp16, bool) else list(fp16)
+    if not halves or not all(isinstance(half, bool) for half in halves):
+        raise ConfigError(f"`fp16` must be True, False or both. Received: {fp16!r}")
+    if "xnnpack" not in backends and (True in halves or weight_cache):
+        raise ConfigError(
+            f"`fp16` and `weight_cache` are options of XNNPACK. Received: backend={backends}"
+        )
+    share_of_runs = 0.5 if per_operator else 1.0
+
+    def told(share: float) -> None:
+        if progress is not None:
+            progress(share)
 
     with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
         workers: list[_Worker] = []
@@ -191,10 +291,22 @@ def benchmark(
                 Path(file).write_bytes(model.content)
                 for name in backends:
                     for count in counts:
-                        worker = _Worker(model.name, name, count)
-                        workers.append(worker)
-                        worker.load(file, data, runtime)
-            _measure([w for w in workers if not w.error], runs, warmup, progress)
+                        for half in halves if name == "xnnpack" else [False]:
+                            worker = _Worker(model.name, name, count)
+                            workers.append(worker)
+                            worker.model, worker.fp16 = model, half
+                            if name == "xnnpack":
+                                worker.cache = _cache_file(weight_cache, folder, model, half)
+                            worker.load(file, data, runtime)
+            running = [w for w in workers if not w.error]
+            _measure(running, runs, warmup, functools.partial(_told, told, 0.0, share_of_runs))
+            for worker in running:
+                worker.describe()
+            if per_operator:
+                running = [w for w in running if not w.error]
+                for number, worker in enumerate(running):
+                    start, size = 0.5 + 0.5 * number / len(running), 0.5 / len(running)
+                    worker.time_operators(folder, runs, functools.partial(_told, told, start, size))
             if all(worker.error for worker in workers):
                 raise DeviceError(f"No model could be measured: {workers[0].error}")
             rows = _rows(workers)
@@ -208,8 +320,26 @@ def benchmark(
         rows,
         machine=describe_machine(runtime),
         settings={"runs": runs, "warmup": warmup, "block_ms": BLOCK_MS},
-        notes=[_BUSY] if busy else [],
+        notes=([_BUSY] if busy else [])
+        + ([OPERATOR_NOTE] if any(row.operators for row in rows) else []),
     )
+
+
+def _told(progress: Callable[[float], None], start: float, size: float, share: float) -> None:
+    progress(start + size * share)
+
+
+def _cache_file(asked: Any, folder: str, model: TFLiteModel, half: bool) -> str | None:
+    """Where packed weights are kept; fp16 packs them otherwise."""
+    if asked is False:
+        return None
+    place = Path(folder if asked is True else asked)
+    if not place.is_dir():
+        raise ConfigError(
+            f"`weight_cache` must be True, False or a folder that exists. Received: {asked!r}"
+        )
+    digest = hashlib.sha256(model.content).hexdigest()[:16]
+    return str(place / f"{digest}{'-fp16' if half else ''}.xnnpack_cache")
 
 
 def _models(paths: Any) -> list[TFLiteModel]:
@@ -244,7 +374,13 @@ class _Worker:
 
     def __init__(self, name: str, backend: str, threads: int) -> None:
         self.name, self.backend, self.threads = name, backend, threads
-        self.error = ""
+        self.model: TFLiteModel | None = None
+        self.fp16 = False
+        self.cache: str | None = None
+        self.file = self.data = self.runtime = self.error = ""
+        self.placed = float("nan")
+        self.left: tuple[str, ...] = ()
+        self.operators: tuple[OperatorTime, ...] = ()
         self.init_ms = self.peak_mb = float("nan")
         self.samples: list[float] = []
         self.on_cpu: list[float] = []
@@ -279,11 +415,65 @@ class _Worker:
         return answer
 
     def load(self, file: str, data: str, runtime: str) -> None:
-        answer = self.ask(
-            load=file, inputs=data, runtime=runtime, backend=self.backend, threads=self.threads
+        self.file, self.data, self.runtime = file, data, runtime
+        if self.cache and not os.path.exists(self.cache):
+            filling = _Worker(self.name, self.backend, self.threads)
+            filling.fp16, filling.cache = self.fp16, self.cache
+            try:
+                self.error = filling.ask(**filling._request(file, data, runtime)).get("error", "")
+            finally:
+                filling.close()
+        if not self.error:
+            answer = self.ask(**self._request(file, data, runtime))
+            self.error = answer.get("error", "")
+            self.init_ms = answer.get("init_ms", float("nan"))
+
+    def _request(self, file: str, data: str, runtime: str, number: int = 0) -> dict[str, Any]:
+        return {
+            "load": file,
+            "inputs": data,
+            "runtime": runtime,
+            "backend": self.backend,
+            "threads": self.threads,
+            "fp16_arithmetic": self.fp16,
+            "cache": self.cache,
+            "number": number,
+        }
+
+    def describe(self) -> None:
+        """Asks whether fp16 is in force, and which operators XNNPACK has taken."""
+        if self.backend != "xnnpack" or self.model is None:
+            return
+        if self.fp16:
+            self.error = self.ask(fp16=self.file, inputs=self.data).get("error", "")
+        taken = self.ask(placement=self.file, runtime=self.runtime).get("placed")
+        if not self.error and taken:
+            graph = self.model.parsed.subgraphs[0]
+            layers = LayerNames(self.model.parsed, graph, Surroundings(self.model.parsed, graph))
+            self.placed = sum(taken) / len(taken)
+            self.left = tuple(
+                f"{operator.name} #{operator.index} ({layers.of(operator)})"
+                for operator, is_taken in zip(graph.operators, taken, strict=True)
+                if not is_taken
+            )
+
+    def time_operators(self, folder: str, runs: int, progress: Callable[[float], None]) -> None:
+        """Times each operator in this process."""
+        assert self.model is not None
+        self.cache = None  # of the whole model
+
+        def load(content: bytes, number: int) -> None:
+            file = Path(folder) / f"prefix-{number}.tflite"
+            file.write_bytes(content)
+            answer = self.ask(**self._request(str(file), self.data, self.runtime, number))
+            file.unlink()
+            if "error" in answer:
+                raise DeviceError(f"Operators of {self.name!r} cannot be timed: {answer['error']}")
+
+        self.ask(forget=True)
+        self.operators = operator_times(
+            self.model, self.ask, load, self.threads, runs, BLOCK_MS, progress
         )
-        self.error = answer.get("error", "")
-        self.init_ms = answer.get("init_ms", float("nan"))
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a dead worker's pipe is broken
@@ -323,12 +513,12 @@ def _measure(
 
 
 def _rows(workers: Sequence[_Worker]) -> list[BenchmarkRow]:
-    first = next(float(np.median(w.samples)) for w in workers if w.samples)
+    first = next(float(np.median(w.samples)) for w in workers if w.samples and not w.error)
     rows = []
     for worker in workers:
         nan = float("nan")
         low, median, high = nan, nan, nan
-        if worker.samples:
+        if worker.samples and not worker.error:
             low, median, high = map(float, np.percentile(worker.samples, [10, 50, 90]))
         rows.append(
             BenchmarkRow(
@@ -342,6 +532,11 @@ def _rows(workers: Sequence[_Worker]) -> list[BenchmarkRow]:
                 worker.peak_mb,
                 median / first,
                 worker.error,
+                fp16_arithmetic() if worker.fp16 and not worker.error else "",
+                worker.cache is not None,
+                worker.placed,
+                worker.left,
+                worker.operators,
             )
         )
     return rows

@@ -11,25 +11,38 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.runtime import adapter, proof
+from tfcompress.runtime import adapter, placement, proof, xnnpack
+
+Session = adapter.Session | xnnpack.XnnpackSession
 
 
 def serve() -> int:
     """Answers one JSON request a line until its input ends: load, then run, then memory."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    session: adapter.Session | None = None
+    sessions: dict[int, Session] = {}
     base = 0.0
     for line in sys.stdin:
         request = json.loads(line)
+        number = request.get("number", 0)  # of several models in one process
         answer: dict[str, Any] = {}
         try:
             if "load" in request:
                 adapter.interpreter_module(request["runtime"])
+                if _has_options(request):
+                    xnnpack.environment()
                 base = _reset_peak()
-                session, answer["init_ms"] = _load(request)
-            elif "run" in request and session is not None:
-                answer["ms"], answer["on_cpu"] = _time(session, request["run"])
+                sessions[number], answer["init_ms"] = _load(request)
+            elif "run" in request:
+                answer["ms"], answer["on_cpu"] = _time(sessions[number], request["run"])
+            elif "forget" in request:
+                sessions.clear()
+            elif "fp16" in request:
+                xnnpack.check_fp16(
+                    _content(request["fp16"]), _inputs(sessions[number], request["inputs"])
+                )
+            elif "placement" in request:
+                answer["placed"] = _placement(request)
             elif "memory" in request:
                 answer["peak_mb"] = max(0.0, _peak_mb() - base)
         except Exception as error:
@@ -38,25 +51,52 @@ def serve() -> int:
     return 0
 
 
-def _load(request: dict[str, Any]) -> tuple[adapter.Session, float]:
-    with open(request["load"], "rb") as file:
-        content = file.read()
+def _load(request: dict[str, Any]) -> tuple[Session, float]:
+    content = _content(request["load"])
+    session: Session
     start = time.perf_counter()
-    session = adapter.Session(
-        content,
-        runtime=request["runtime"],
-        backend=request["backend"],
-        threads=request["threads"],
-    )
+    if _has_options(request):
+        session = xnnpack.XnnpackSession(
+            content,
+            threads=request["threads"],
+            fp16=request["fp16_arithmetic"],
+            cache=request["cache"],
+        )
+    else:
+        session = adapter.Session(
+            content,
+            runtime=request["runtime"],
+            backend=request["backend"],
+            threads=request["threads"],
+        )
     elapsed = (time.perf_counter() - start) * 1e3
-    with np.load(request["inputs"]) as arrays:
-        session.run({info.index: arrays[f"arr_{i}"] for i, info in enumerate(session.inputs)})
+    session.run(_inputs(session, request["inputs"]))
     return session, elapsed
 
 
-def _time(session: adapter.Session, runs: int) -> tuple[float, float]:
+def _has_options(request: dict[str, Any]) -> bool:
+    return bool(request.get("fp16_arithmetic") or request.get("cache"))
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _inputs(session: Session, path: str) -> dict[int, np.ndarray]:
+    with np.load(path) as arrays:
+        return {info.index: arrays[f"arr_{i}"] for i, info in enumerate(session.inputs)}
+
+
+def _placement(request: dict[str, Any]) -> list[bool]:
+    content = _content(request["placement"])
+    session = adapter.Session(content, runtime=request["runtime"])
+    return placement.placement_in(session, proof.read_sound(content).subgraphs[0])
+
+
+def _time(session: Session, runs: int) -> tuple[float, float]:
     """Milliseconds of wall-clock time a run, and the share of it that this thread computed."""
-    invoke = session.interpreter.invoke
+    invoke = session.invoke
     cpu, start = time.thread_time(), time.perf_counter()
     for _ in range(runs):
         invoke()

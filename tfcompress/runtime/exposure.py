@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from tfcompress.runtime.model import TFLiteModel
-from tfcompress.runtime.packing import repacked
+from tfcompress.runtime.packing import opened, packed
 
 
 def expose(tflite: TFLiteModel, tensors: Sequence[int]) -> TFLiteModel:
@@ -26,12 +25,40 @@ def expose(tflite: TFLiteModel, tensors: Sequence[int]) -> TFLiteModel:
     Raises:
         DeviceError: no package that can write the format is installed.
     """
+    (content,) = cut(tflite, [(None, tensors)])
+    return TFLiteModel(content)
 
-    def change(model: Any) -> None:
-        model.subgraphs[0].outputs = list(tensors)
-        model.signatureDefs = []
 
-    return TFLiteModel(repacked(tflite.content, change))
+def cut(
+    tflite: TFLiteModel, parts: Iterable[tuple[Sequence[int] | None, Sequence[int]]]
+) -> Iterator[bytes]:
+    """Parts of a graph as files of their own, with the same inputs and without signatures.
+
+    Args:
+        tflite: a file.
+        parts: for each file to make the operators of the main graph that it holds, in their
+            order (None for all of them), and the tensors that are its outputs.
+
+    Yields:
+        The bytes of each file; constants that none of its operators reads are left out.
+
+    Raises:
+        DeviceError: no package that can write the format is installed.
+    """
+    model = opened(tflite.content)
+    model.signatureDefs = []
+    graph = model.subgraphs[0]
+    operators, data = graph.operators, [buffer.data for buffer in model.buffers]
+    others = {tensor.buffer for other in model.subgraphs[1:] for tensor in other.tensors}
+    for chosen, outputs in parts:
+        graph.outputs = list(outputs)
+        if chosen is not None:
+            graph.operators = [operators[index] for index in chosen]
+            read = {int(i) for operator in graph.operators for i in operator.inputs if i >= 0}
+            needed = others | {graph.tensors[tensor].buffer for tensor in read}
+            for index, buffer in enumerate(model.buffers):
+                buffer.data = data[index] if index in needed else None
+        yield packed(model)
 
 
 def stored_values(

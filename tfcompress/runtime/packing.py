@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from tfcompress.errors import DeviceError
 
 _ALIGNED = 16  # as the format's schema wants the data of buffers
 
 
-def repacked(content: bytes, change: Callable[[Any], None]) -> bytes:
-    """The file with a change made to it.
-
-    Args:
-        content: bytes of a `.tflite`.
-        change: is given the parts, a `ModelT` of the schema's own Python code, to alter.
+def opened(content: bytes) -> Any:
+    """A file's parts, a `ModelT` of the schema's own Python code, to be altered and `packed`.
 
     Raises:
         DeviceError: no package that can write the format is installed.
     """
-    try:
-        import flatbuffers
-        from ai_edge_litert import schema_py_generated as schema
-    except ImportError as error:
-        raise DeviceError(
-            f"Writing a .tflite needs ai-edge-litert and flatbuffers ({error}): "
-            "pip install ai-edge-litert"
-        ) from error
+    return _schema().ModelT.InitFromPackedBuf(content, 0)
+
+
+def packed(model: Any) -> bytes:
+    """The bytes of a file of these parts, the data of buffers aligned as kernels may read it."""
+    import flatbuffers
 
     class Builder(flatbuffers.Builder):
-        """Packs bytes where kernels may read them as wider numbers."""
-
         def CreateNumpyVector(self, x: Any) -> Any:
             if x.dtype.itemsize == 1:
                 self.Prep(_ALIGNED, x.nbytes)
             return super().CreateNumpyVector(x)
 
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    change(model)
-    builder = Builder(len(content))
+    builder = Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
@@ -50,21 +41,28 @@ def add_metadata(content: bytes, name: str, value: bytes) -> bytes:
     Raises:
         DeviceError: no package that can write the format is installed.
     """
-    import numpy as np
-
-    def change(model: Any) -> None:
-        from ai_edge_litert import schema_py_generated as schema
-
-        buffer = schema.BufferT()
-        buffer.data = np.frombuffer(value, np.uint8)
-        entries = list(model.metadata or [])
-        old = [entry for entry in entries if entry.name == name.encode()]
-        if old:
-            model.buffers[old[0].buffer] = buffer
-            return
+    model, schema = opened(content), _schema()
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(value, np.uint8)
+    entries = list(model.metadata or [])
+    old = [entry for entry in entries if entry.name == name.encode()]
+    if old:
+        model.buffers[old[0].buffer] = buffer
+    else:
         entry = schema.MetadataT()
         entry.name, entry.buffer = name, len(model.buffers)
         model.buffers.append(buffer)
         model.metadata = [*entries, entry]
+    return packed(model)
 
-    return repacked(content, change)
+
+def _schema() -> Any:
+    try:
+        import flatbuffers  # noqa: F401
+        from ai_edge_litert import schema_py_generated as schema
+    except ImportError as error:
+        raise DeviceError(
+            f"Writing a .tflite needs ai-edge-litert and flatbuffers ({error}): "
+            "pip install ai-edge-litert"
+        ) from error
+    return schema

@@ -43,7 +43,11 @@ def actual_placement(content: bytes, *, runtime: str = "auto") -> list[bool]:
         [True, True, False]
     """
     graph = proof.prove(content, runtime=runtime).subgraphs[0]
-    session = adapter.Session(content, runtime=runtime)
+    return placement_in(adapter.Session(content, runtime=runtime), graph)
+
+
+def placement_in(session: adapter.Session, graph: SubGraph) -> list[bool]:
+    """As `actual_placement`, for a session of the file that `graph` is the main graph of."""
     nodes = delegate_nodes(session)
     taken: set[int] = set()
     for node in nodes:
