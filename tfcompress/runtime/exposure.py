@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from tfcompress.runtime.model import TFLiteModel
-from tfcompress.runtime.packing import packed, unpacked
+from tfcompress.runtime.packing import opened, packed
 
 
 def expose(tflite: TFLiteModel, tensors: Sequence[int]) -> TFLiteModel:
@@ -45,7 +45,7 @@ def cut(
     Raises:
         DeviceError: no package that can write the format is installed.
     """
-    model = unpacked(tflite.content)
+    model = opened(tflite.content)
     model.signatureDefs = []
     graph = model.subgraphs[0]
     operators, data = graph.operators, [buffer.data for buffer in model.buffers]

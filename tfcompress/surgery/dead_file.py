@@ -12,7 +12,7 @@ from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.exposure import stored_values
 from tfcompress.runtime.layer_names import LayerNames
 from tfcompress.runtime.model import TFLiteModel, input_infos
-from tfcompress.runtime.packing import packed, unpacked
+from tfcompress.runtime.packing import opened, packed
 from tfcompress.surgery.file_channels import FileChannels
 
 # Random inputs on which the file is run, to read constants and to check what came out.
@@ -96,7 +96,7 @@ def _channel_values(tflite: TFLiteModel) -> dict[int, np.ndarray]:
 
 def _without(tflite: TFLiteModel, channels: FileChannels) -> bytes:
     """The file without what is gone."""
-    model = unpacked(tflite.content)
+    model = opened(tflite.content)
     graph = model.subgraphs[0]
     for index, shape in channels.new_shapes().items():
         graph.tensors[index].shape = np.array(shape, np.int32)
