@@ -18,7 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("models", nargs="+", help=".tflite files; ratios refer to the first")
     parser.add_argument(
-        "--backend", default="xnnpack", help="xnnpack, reference, or both separated by a comma"
+        "--backend", default="xnnpack", help="xnnpack, reference, gpu, or several with commas"
+    )
+    parser.add_argument(
+        "--gpu-precision", default="fp16", help="in which a GPU computes: fp16 or fp32"
     )
     parser.add_argument("--threads", default="1", help="thread counts, separated by commas")
     parser.add_argument("--runs", type=int, default=50, help="timed blocks for each model")
@@ -52,6 +55,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
             runs=options.runs,
             warmup=options.warmup,
             runtime=options.runtime,
+            gpu_precision=options.gpu_precision,
             progress=progress.update,
         )
     console.table(*report.table())

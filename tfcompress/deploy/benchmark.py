@@ -20,14 +20,16 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.deploy.gpu_numbers import GpuFigures, compare
 from tfcompress.deploy.timing_worker import make_inputs
 from tfcompress.errors import ConfigError, CorruptFileError, DeviceError
 from tfcompress.files import write_json
-from tfcompress.runtime import adapter
+from tfcompress.runtime import adapter, gpu
 from tfcompress.runtime.isolation import child_environment, python_command
 from tfcompress.runtime.model import TFLiteModel, input_infos, match_inputs, quantize
 from tfcompress.tables import aligned
 
+BACKENDS = (*adapter.BACKENDS, adapter.GPU)
 BLOCK_MS = 5.0
 QUIET_SHARE = 0.9
 _BUSY = (
@@ -42,7 +44,7 @@ class BenchmarkRow:
 
     Attributes:
         name: the file's name.
-        backend: `"xnnpack"` or `"reference"` (the runtime's builtin kernels alone).
+        backend: `"xnnpack"`, `"reference"` (the runtime's builtin kernels alone) or `"gpu"`.
         threads: threads of the runtime.
         median_ms: median over the blocks of the time of one inference, in milliseconds.
         p10_ms: tenth percentile.
@@ -51,6 +53,8 @@ class BenchmarkRow:
         peak_mb: memory that the model added to its process at most, in MiB.
         ratio: median over the first row's median: below 1 is faster.
         error: why it did not run, else "".
+        gpu: with backend `"gpu"`, the GPU's name, what it has taken, and how its numbers differ
+            from the CPU's; else None.
     """
 
     name: str
@@ -63,6 +67,7 @@ class BenchmarkRow:
     peak_mb: float
     ratio: float
     error: str = ""
+    gpu: GpuFigures | None = None
 
 
 @dataclass
@@ -71,7 +76,7 @@ class BenchmarkReport:
 
     Attributes:
         rows: one for each model, backend and thread count.
-        machine: processor, cores, system, runtime and its version.
+        machine: processor, cores, system, runtime and its version, the GPU where one was used.
         settings: runs, warm-up runs, block length.
         notes: what to know when reading the figures, such as that the machine was busy.
     """
@@ -85,6 +90,7 @@ class BenchmarkReport:
         """Plain values, for JSON."""
         rows = [
             {k: None if v != v else v for k, v in asdict(row).items()}  # NaN is no JSON
+            | {"gpu": row.gpu.to_dict() if row.gpu else None}
             for row in self.rows
         ]
         return {
@@ -138,13 +144,15 @@ def benchmark(
     warmup: int = 5,
     inputs: Any = None,
     runtime: str = "auto",
+    gpu_precision: str = "fp16",
     progress: Callable[[float], None] | None = None,
 ) -> BenchmarkReport:
     """Measures the latency of models on this machine.
 
     Args:
         paths: a path, a `TFLiteModel`, or a list of these; the first is what ratios refer to.
-        backend: `"xnnpack"`, `"reference"` (the builtin kernels without XNNPACK), or several.
+        backend: `"xnnpack"`, `"reference"` (the builtin kernels without XNNPACK), `"gpu"`
+            (LiteRT's accelerator; a run ends when its outputs are in memory), or several.
         threads: number of threads, or several to try each.
         runs: blocks timed for each model; a block is as many inferences as take 5 ms, at least
             one, and counts as one measurement.
@@ -152,6 +160,7 @@ def benchmark(
         inputs: what to feed: real values as for `TFLiteModel.predict`, of which the first batch
             is taken; None for noise (zeros for integer inputs such as token ids).
         runtime: `"auto"`, `"ai-edge-litert"`, `"tflite-runtime"` or `"tensorflow"`.
+        gpu_precision: `"fp16"`, as LiteRT has it, or `"fp32"`; in which the GPU computes.
         progress: called with the share done, 0 to 1.
 
     Returns:
@@ -159,7 +168,8 @@ def benchmark(
 
     Raises:
         CorruptFileError: a file is not sound.
-        DeviceError: no runtime is installed, or it runs none of the models.
+        DeviceError: no runtime is installed, it runs none of the models, or there is no GPU; the
+            message says what was looked for.
         ConfigError: an argument out of its range.
 
     Example:
@@ -168,8 +178,8 @@ def benchmark(
     models = _models(paths)
     backends = [backend] if isinstance(backend, str) else list(backend)
     for name in backends or [""]:
-        if name not in adapter.BACKENDS:
-            raise ConfigError(f"`backend` must be one of {adapter.BACKENDS}. Received: {name!r}")
+        if name not in BACKENDS:
+            raise ConfigError(f"`backend` must be one of {BACKENDS}. Received: {name!r}")
     counts = [threads] if isinstance(threads, int) else list(threads)
     for label, values, least in (
         ("threads", counts, 1),
@@ -181,6 +191,9 @@ def benchmark(
         ):
             raise ConfigError(f"`{label}` must be whole numbers >= {least}. Received: {values}")
     runtime = adapter.resolve_runtime(runtime)
+    gpu.check_precision(gpu_precision)
+    if adapter.GPU in backends:
+        gpu.accelerator()  # where there is none, it is said before anything is measured
 
     with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
         workers: list[_Worker] = []
@@ -190,26 +203,41 @@ def benchmark(
                 file = os.path.join(folder, f"{number}.tflite")
                 Path(file).write_bytes(model.content)
                 for name in backends:
-                    for count in counts:
+                    for count in counts[:1] if name == adapter.GPU else counts:
                         worker = _Worker(model.name, name, count)
                         workers.append(worker)
-                        worker.load(file, data, runtime)
+                        worker.load(file, data, runtime, gpu_precision)
+                        if name == adapter.GPU and not worker.error:
+                            worker.gpu = compare(
+                                model, inputs, precision=gpu_precision, threads=count
+                            )
             _measure([w for w in workers if not w.error], runs, warmup, progress)
             if all(worker.error for worker in workers):
                 raise DeviceError(f"No model could be measured: {workers[0].error}")
             rows = _rows(workers)
             # One thread that computes has its processor to itself unless others want it too.
-            shares = [share for w in workers if w.threads == 1 for share in w.on_cpu]
+            alone = [w for w in workers if w.threads == 1 and w.backend != adapter.GPU]
+            shares = [share for w in alone for share in w.on_cpu]
             busy = bool(shares) and float(np.mean(shares)) < QUIET_SHARE
         finally:
             for worker in workers:
                 worker.close()
     return BenchmarkReport(
         rows,
-        machine=describe_machine(runtime),
+        machine=describe_machine(runtime) | _describe_gpu(rows),
         settings={"runs": runs, "warmup": warmup, "block_ms": BLOCK_MS},
-        notes=[_BUSY] if busy else [],
+        notes=([_BUSY] if busy else []) + _gpu_notes(rows),
     )
+
+
+def _describe_gpu(rows: Sequence[BenchmarkRow]) -> dict[str, str]:
+    names = [str(row.gpu.placement.adapter) for row in rows if row.gpu is not None]
+    return {"gpu": names[0]} if names else {}
+
+
+def _gpu_notes(rows: Sequence[BenchmarkRow]) -> list[str]:
+    """What became of each model on the GPU."""
+    return [f"{row.name}: {row.gpu}" for row in rows if row.gpu is not None]
 
 
 def _models(paths: Any) -> list[TFLiteModel]:
@@ -245,6 +273,7 @@ class _Worker:
     def __init__(self, name: str, backend: str, threads: int) -> None:
         self.name, self.backend, self.threads = name, backend, threads
         self.error = ""
+        self.gpu: GpuFigures | None = None
         self.init_ms = self.peak_mb = float("nan")
         self.samples: list[float] = []
         self.on_cpu: list[float] = []
@@ -269,6 +298,8 @@ class _Worker:
             line = ""
         if not line:
             code = self.process.wait()
+            if self.backend == adapter.GPU:
+                raise gpu.device_error(f"exit code {code}", died=True)
             raise CorruptFileError(
                 f"The runtime died on {self.name!r} (exit code {code}): the file is damaged, or "
                 "the machine ran out of memory."
@@ -278,10 +309,18 @@ class _Worker:
             raise CorruptFileError(f"{self.name!r} cannot be run: {answer['error']}")
         return answer
 
-    def load(self, file: str, data: str, runtime: str) -> None:
-        answer = self.ask(
-            load=file, inputs=data, runtime=runtime, backend=self.backend, threads=self.threads
-        )
+    def load(self, file: str, data: str, runtime: str, gpu_precision: str) -> None:
+        try:
+            answer = self.ask(
+                load=file,
+                inputs=data,
+                runtime=runtime,
+                backend=self.backend,
+                threads=self.threads,
+                gpu_precision=gpu_precision,
+            )
+        except DeviceError as error:  # the driver died of it
+            answer = {"error": str(error)}
         self.error = answer.get("error", "")
         self.init_ms = answer.get("init_ms", float("nan"))
 
@@ -342,6 +381,7 @@ def _rows(workers: Sequence[_Worker]) -> list[BenchmarkRow]:
                 worker.peak_mb,
                 median / first,
                 worker.error,
+                worker.gpu,
             )
         )
     return rows

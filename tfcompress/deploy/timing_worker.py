@@ -18,7 +18,7 @@ def serve() -> int:
     """Answers one JSON request a line until its input ends: load, then run, then memory."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    session: adapter.Session | None = None
+    session: Any = None
     base = 0.0
     for line in sys.stdin:
         request = json.loads(line)
@@ -38,25 +38,26 @@ def serve() -> int:
     return 0
 
 
-def _load(request: dict[str, Any]) -> tuple[adapter.Session, float]:
+def _load(request: dict[str, Any]) -> tuple[Any, float]:
     with open(request["load"], "rb") as file:
         content = file.read()
+    make: Any = adapter.Session
+    settings = {name: request[name] for name in ("runtime", "backend")}
+    if request["backend"] == adapter.GPU:
+        from tfcompress.runtime.gpu_session import GpuSession
+
+        make, settings = GpuSession, {"precision": request["gpu_precision"]}
     start = time.perf_counter()
-    session = adapter.Session(
-        content,
-        runtime=request["runtime"],
-        backend=request["backend"],
-        threads=request["threads"],
-    )
+    session = make(content, threads=request["threads"], **settings)
     elapsed = (time.perf_counter() - start) * 1e3
     with np.load(request["inputs"]) as arrays:
         session.run({info.index: arrays[f"arr_{i}"] for i, info in enumerate(session.inputs)})
     return session, elapsed
 
 
-def _time(session: adapter.Session, runs: int) -> tuple[float, float]:
+def _time(session: Any, runs: int) -> tuple[float, float]:
     """Milliseconds of wall-clock time a run, and the share of it that this thread computed."""
-    invoke = session.interpreter.invoke
+    invoke = session.invoke
     cpu, start = time.thread_time(), time.perf_counter()
     for _ in range(runs):
         invoke()
