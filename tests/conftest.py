@@ -9,7 +9,23 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import numpy as np
 import pytest
-from support import data_folder, randomize
+from support import data_folder, randomize, software_gpu_driver
+
+if software_gpu_driver() is not None:  # before any child process is started
+    os.environ.setdefault("VK_DRIVER_FILES", str(software_gpu_driver()))
+
+
+@pytest.fixture(scope="session")
+def gpu():
+    """The GPU that the tests run on: a software driver, or what VK_DRIVER_FILES names."""
+    if "VK_DRIVER_FILES" not in os.environ:
+        pytest.fail(
+            "The tests of the GPU need a driver: apt-get install --no-install-recommends "
+            "chromium-common libvulkan1, or set VK_DRIVER_FILES to a Vulkan driver's .json file."
+        )
+    from tfcompress.runtime.gpu import accelerator
+
+    return accelerator()
 
 
 @pytest.fixture(scope="session")

@@ -27,3 +27,10 @@ def randomize(model, seed=0):
             if layer.beta is not None:
                 layer.beta.assign(generator.normal(0, 0.3, size))
     return model
+
+
+def software_gpu_driver() -> Path | None:
+    """The driver file of SwiftShader, as Debian's chromium-common and Chrome install it."""
+    folders = ("/usr/lib/chromium", "/usr/lib64/chromium-browser", "/opt/google/chrome")
+    files = [Path(folder) / "vk_swiftshader_icd.json" for folder in folders]
+    return next((file for file in files if file.is_file()), None)

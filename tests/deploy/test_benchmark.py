@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+from operator_cases import cases
 
 import tfcompress as tfc
 from tfcompress.deploy import benchmark as module
@@ -73,11 +74,11 @@ def test_token_ids_are_valid_without_inputs():
 def test_a_refused_model_is_a_row_and_the_others_are_measured(float_file, monkeypatch):
     real = module._Worker.load
 
-    def load(self, file, data, runtime):
+    def load(self, *arguments):
         if self.backend == "reference":
             self.error = "too old"
         else:
-            real(self, file, data, runtime)
+            real(self, *arguments)
 
     monkeypatch.setattr(module._Worker, "load", load)
     report = tfc.benchmark(float_file, backend=["reference", "xnnpack"], runs=2)
@@ -123,3 +124,27 @@ def test_bad_files(tmp_path, float_file):
     broken.write_bytes(float_file.read_bytes()[:-500])
     with pytest.raises(tfc.CorruptFileError):
         tfc.benchmark([float_file, broken])
+
+
+def test_gpu(gpu, float_file, int8_file):
+    report = tfc.benchmark([float_file, int8_file], backend=["xnnpack", "gpu"], runs=2, warmup=1)
+    rows = [row for row in report.rows if row.backend == "gpu"]
+    assert [(row.name, row.threads) for row in rows] == [("float", 1), ("int8", 1)]
+    for row in rows:
+        assert row.median_ms > 0 and row.gpu.placement.fully_accelerated
+        assert row.gpu.placement.adapter == gpu and row.gpu.not_finite == 0
+        assert row.gpu.largest <= 0.02 * row.gpu.reach
+    assert all(row.gpu is None for row in report.rows if row.backend == "xnnpack")
+    assert report.machine["gpu"] == str(gpu) and gpu.name in str(report)
+    assert json.loads(json.dumps(report.to_dict()))["rows"][1]["gpu"]["placed"] == 5
+
+
+def test_a_model_that_kills_the_gpu_driver_is_a_row(gpu, float_file):
+    (case,) = [case for case in cases() if case.name == "dense computed bias"]
+    report = tfc.benchmark([float_file, case.graph.build()], backend="gpu", runs=1)
+    assert report.rows[0].error == "" and "does not survive" in report.rows[1].error
+
+
+def test_precision_of_the_gpu(float_file):
+    with pytest.raises(tfc.ConfigError, match=r"precision .* Received: 'int4'"):
+        tfc.benchmark(float_file, backend="gpu", gpu_precision="int4")

@@ -201,9 +201,9 @@ def test_bytes_paths_and_models_are_the_same(float_file, tmp_path):
 
 
 def test_errors(float_file, tmp_path):
-    known = r"one of \('xnnpack', 'xnnpack-sparse'\)\. Received: 'gpu'"
+    known = r"one of \('xnnpack', 'gpu', 'xnnpack-sparse'\)\. Received: 'npu'"
     with pytest.raises(ConfigError, match=known):
-        tfc.inspect(float_file, target="gpu")
+        tfc.inspect(float_file, target="npu")
     with pytest.raises(ConfigError, match="No such file"):
         tfc.inspect(tmp_path / "missing.tflite")
     for content in (b"", b"TFL3", float_file.read_bytes()[:-500]):

@@ -22,8 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         default="xnnpack",
-        help="xnnpack, reference, or both separated by a comma; or android, android-reference, "
+        help="xnnpack, reference, gpu, or several with commas; or android, android-reference, "
         "android-xnnpack, android-gpu",
+    )
+    parser.add_argument(
+        "--gpu-precision", default="fp16", help="in which a GPU computes: fp16 or fp32"
     )
     parser.add_argument("--threads", default="1", help="thread counts, separated by commas")
     parser.add_argument("--runs", type=int, default=50, help="timed blocks for each model")
@@ -112,6 +115,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
             backend=backends,
             runtime=options.runtime,
             weight_cache=options.weight_cache,
+            gpu_precision=options.gpu_precision,
             **arguments,
             progress=progress.update,
         )

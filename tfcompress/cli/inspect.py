@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
         default="xnnpack",
-        help="kernels to place operators on: xnnpack, or xnnpack-sparse for pruned weights on ARM",
+        help="kernels to place operators on: xnnpack, xnnpack-sparse for pruned weights on ARM, "
+        "or gpu",
     )
     parser.add_argument(
         "--require-fully-placed",

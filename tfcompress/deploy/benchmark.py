@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.deploy.gpu_numbers import GpuFigures, compare
 from tfcompress.deploy.operator_times import OperatorTime, operator_times
 from tfcompress.deploy.timing_worker import make_inputs
 from tfcompress.errors import ConfigError, CorruptFileError, DeviceError
 from tfcompress.files import write_json
-from tfcompress.runtime import adapter
+from tfcompress.runtime import adapter, gpu
 from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.isolation import child_environment, python_command
 from tfcompress.runtime.layer_names import LayerNames
@@ -34,6 +35,7 @@ from tfcompress.runtime.model import TFLiteModel, input_infos, match_inputs, qua
 from tfcompress.runtime.xnnpack import fp16_arithmetic
 from tfcompress.tables import aligned
 
+BACKENDS = (*adapter.BACKENDS, adapter.GPU)
 BLOCK_MS = 5.0
 QUIET_SHARE = 0.9
 _BUSY = (
@@ -52,7 +54,7 @@ class BenchmarkRow:
 
     Attributes:
         name: the file's name.
-        backend: `"xnnpack"` or `"reference"` (the runtime's builtin kernels alone).
+        backend: `"xnnpack"`, `"reference"` (the runtime's builtin kernels alone) or `"gpu"`.
         threads: threads of the runtime.
         median_ms: median over the blocks of the time of one inference, in milliseconds.
         p10_ms: tenth percentile.
@@ -69,6 +71,8 @@ class BenchmarkRow:
         operators: time of each operator, with `per_operator=True`.
         p5_ms: fifth percentile, of tools that give no tenth (Android).
         p95_ms: likewise.
+        gpu: with backend `"gpu"`, the GPU's name, what it has taken, and how its numbers differ
+            from the CPU's; else None.
     """
 
     name: str
@@ -98,6 +102,8 @@ class BenchmarkRow:
             + (", weight cache" if self.weight_cache else "")
         )
 
+    gpu: GpuFigures | None = None
+
 
 @dataclass
 class BenchmarkReport:
@@ -105,7 +111,7 @@ class BenchmarkReport:
 
     Attributes:
         rows: one for each model, backend and thread count.
-        machine: processor, cores, system, runtime and its version.
+        machine: processor, cores, system, runtime and its version, the GPU where one was used.
         settings: runs, warm-up runs, block length.
         notes: what to know when reading the figures, such as that the machine was busy.
     """
@@ -117,7 +123,10 @@ class BenchmarkReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        rows = [_plain(asdict(row)) for row in self.rows]
+        rows = [
+            _plain(asdict(row)) | {"gpu": row.gpu.to_dict() if row.gpu else None}
+            for row in self.rows
+        ]
         return {
             "rows": rows,
             "machine": self.machine,
@@ -224,13 +233,15 @@ def benchmark(
     affinity: str = "",
     gpu_backend: str = "",
     require_full_delegation: bool = False,
+    gpu_precision: str = "fp16",
     progress: Callable[[float], None] | None = None,
 ) -> BenchmarkReport:
     """Measures the latency of models on this machine, or on an Android device.
 
     Args:
         paths: a path, a `TFLiteModel`, or a list of these; the first is what ratios refer to.
-        backend: `"xnnpack"`, `"reference"` (the builtin kernels without XNNPACK), or several; or
+        backend: `"xnnpack"`, `"reference"` (the builtin kernels without XNNPACK), `"gpu"`
+            (LiteRT's accelerator; a run ends when its outputs are in memory), or several; or
             `"android"`: on a device through adb, by the runtime's own benchmark program, in turn
             `"android-reference"`, `"android-xnnpack"` and `"android-gpu"`, which can be named too.
         threads: number of threads, or several to try each.
@@ -256,6 +267,7 @@ def benchmark(
         gpu_backend: `"cl"` or `"gl"`; "" for the program's choice. On a GPU, `fp16` allows it to
             compute in fp16.
         require_full_delegation: on a device, fail where XNNPACK or the GPU leaves an operator.
+        gpu_precision: `"fp16"`, as LiteRT has it, or `"fp32"`; in which the GPU computes.
         progress: called with the share done, 0 to 1.
 
     Returns:
@@ -264,7 +276,8 @@ def benchmark(
 
     Raises:
         CorruptFileError: a file is not sound.
-        DeviceError: no runtime is installed, or it runs none of the models; no usable device.
+        DeviceError: no runtime is installed, it runs none of the models, or there is no GPU or
+            usable device; the message says what was looked for.
         ConfigError: an argument out of its range.
 
     Example:
@@ -276,10 +289,9 @@ def benchmark(
     backends = [backend] if isinstance(backend, str) else list(backend)
     counts, halves = check_counts(threads, runs, warmup), check_fp16_values(fp16)
     for name in backends or [""]:
-        if name not in (*adapter.BACKENDS, *android.NAMES):
+        if name not in (*BACKENDS, *android.NAMES):
             raise ConfigError(
-                f"`backend` must be one of {(*adapter.BACKENDS, *android.NAMES)}. Received: "
-                f"{name!r}"
+                f"`backend` must be one of {(*BACKENDS, *android.NAMES)}. Received: {name!r}"
             )
     device_backends = android.backends_of(backends)
     if device_backends is not None:
@@ -312,6 +324,9 @@ def benchmark(
         raise ConfigError(
             f"`fp16` and `weight_cache` are options of XNNPACK. Received: backend={backends}"
         )
+    gpu.check_precision(gpu_precision)
+    if adapter.GPU in backends:
+        gpu.accelerator()  # where there is none, it is said before anything is measured
     share_of_runs = 0.5 if per_operator else 1.0
 
     def told(share: float) -> None:
@@ -326,20 +341,25 @@ def benchmark(
                 file = os.path.join(folder, f"{number}.tflite")
                 Path(file).write_bytes(model.content)
                 for name in backends:
-                    for count in counts:
+                    for count in counts[:1] if name == adapter.GPU else counts:
                         for half in halves if name == "xnnpack" else [False]:
                             worker = _Worker(model.name, name, count)
                             workers.append(worker)
                             worker.model, worker.fp16 = model, half
+                            worker.gpu_precision = gpu_precision
                             if name == "xnnpack":
                                 worker.cache = _cache_file(weight_cache, folder, model, half)
                             worker.load(file, data, runtime)
+                            if name == adapter.GPU and not worker.error:
+                                worker.gpu = compare(
+                                    model, inputs, precision=gpu_precision, threads=count
+                                )
             running = [w for w in workers if not w.error]
             _measure(running, runs, warmup, functools.partial(_told, told, 0.0, share_of_runs))
             for worker in running:
                 worker.describe()
             if per_operator:
-                running = [w for w in running if not w.error]
+                running = [w for w in running if not w.error and w.backend != adapter.GPU]
                 for number, worker in enumerate(running):
                     start, size = 0.5 + 0.5 * number / len(running), 0.5 / len(running)
                     worker.time_operators(folder, runs, functools.partial(_told, told, start, size))
@@ -347,18 +367,30 @@ def benchmark(
                 raise DeviceError(f"No model could be measured: {workers[0].error}")
             rows = _rows(workers)
             # One thread that computes has its processor to itself unless others want it too.
-            shares = [share for w in workers if w.threads == 1 for share in w.on_cpu]
+            alone = [w for w in workers if w.threads == 1 and w.backend != adapter.GPU]
+            shares = [share for w in alone for share in w.on_cpu]
             busy = bool(shares) and float(np.mean(shares)) < QUIET_SHARE
         finally:
             for worker in workers:
                 worker.close()
     return BenchmarkReport(
         rows,
-        machine=describe_machine(runtime),
+        machine=describe_machine(runtime) | _describe_gpu(rows),
         settings={"runs": runs, "warmup": warmup, "block_ms": BLOCK_MS},
         notes=([_BUSY] if busy else [])
+        + _gpu_notes(rows)
         + ([OPERATOR_NOTE] if any(row.operators for row in rows) else []),
     )
+
+
+def _describe_gpu(rows: Sequence[BenchmarkRow]) -> dict[str, str]:
+    names = [str(row.gpu.placement.adapter) for row in rows if row.gpu is not None]
+    return {"gpu": names[0]} if names else {}
+
+
+def _gpu_notes(rows: Sequence[BenchmarkRow]) -> list[str]:
+    """What became of each model on the GPU."""
+    return [f"{row.name}: {row.gpu}" for row in rows if row.gpu is not None]
 
 
 def _told(progress: Callable[[float], None], start: float, size: float, share: float) -> None:
@@ -449,6 +481,8 @@ class _Worker:
         self.name, self.backend, self.threads = name, backend, threads
         self.model: TFLiteModel | None = None
         self.fp16 = False
+        self.gpu_precision = "fp16"
+        self.gpu: GpuFigures | None = None
         self.cache: str | None = None
         self.file = self.data = self.runtime = self.error = ""
         self.placed = float("nan")
@@ -478,6 +512,8 @@ class _Worker:
             line = ""
         if not line:
             code = self.process.wait()
+            if self.backend == adapter.GPU:
+                raise gpu.device_error(f"exit code {code}", died=True)
             raise CorruptFileError(
                 f"The runtime died on {self.name!r} (exit code {code}): the file is damaged, or "
                 "the machine ran out of memory."
@@ -497,7 +533,10 @@ class _Worker:
             finally:
                 filling.close()
         if not self.error:
-            answer = self.ask(**self._request(file, data, runtime))
+            try:
+                answer = self.ask(**self._request(file, data, runtime))
+            except DeviceError as error:  # a GPU's driver died of it
+                answer = {"error": str(error)}
             self.error = answer.get("error", "")
             self.init_ms = answer.get("init_ms", float("nan"))
 
@@ -509,6 +548,7 @@ class _Worker:
             "backend": self.backend,
             "threads": self.threads,
             "fp16_arithmetic": self.fp16,
+            "gpu_precision": self.gpu_precision,
             "cache": self.cache,
             "number": number,
         }
@@ -610,6 +650,7 @@ def _rows(workers: Sequence[_Worker]) -> list[BenchmarkRow]:
                 worker.placed,
                 worker.left,
                 worker.operators,
+                gpu=worker.gpu,
             )
         )
     return rows

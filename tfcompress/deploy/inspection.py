@@ -22,7 +22,7 @@ from tfcompress.files import write_json
 from tfcompress.runtime import capabilities, schema, sparse_rules, versions
 from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.layer_names import LayerNames
-from tfcompress.runtime.model import Sizes, TFLiteModel
+from tfcompress.runtime.model import Sizes, TFLiteModel, numpy_dtype
 from tfcompress.runtime.partitions import partitions as group
 from tfcompress.runtime.sparse_rules import Violation
 from tfcompress.tables import aligned
@@ -128,6 +128,7 @@ class InspectedOperator:
             their rules (they start only where every operator does).
         reason: why not; `""` where it is placed.
         remedy: what to do about it; `""` where it is placed.
+        warning: what is known to come out wrong although it is placed, and what to do; else `""`.
         layer: the Keras layer that it comes from, as far as the file tells.
     """
 
@@ -147,6 +148,7 @@ class InspectedOperator:
     reason: str
     remedy: str
     layer: str
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,23 @@ class Partition:
 
     subgraph: int
     operators: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A tensor that is copied between the target's memory and the CPU's at every run.
+
+    Attributes:
+        subgraph: the subgraph that it is in.
+        tensor: its name.
+        nbytes: its size in bytes.
+        to_target: from the CPU to the target, or back.
+    """
+
+    subgraph: int
+    tensor: str
+    nbytes: int
+    to_target: bool
 
 
 @dataclass(frozen=True)
@@ -190,6 +209,8 @@ class InspectionReport:
         tensors: all tensors, subgraph by subgraph.
         partitions: the groups of operators that the target takes, subgraph by subgraph. Fewer and
             larger is faster; one is best.
+        copies: with target `"gpu"`, the tensors that are copied between its memory and the CPU's
+            at every run, the model's inputs and outputs among them; empty with any other.
         signatures: the named entry points.
         minimum_runtime: the oldest TensorFlow Lite that knows all operators, such as `"2.3.0"`.
         total_parameters: trained values in the file, each counted once.
@@ -207,6 +228,7 @@ class InspectionReport:
     operators: list[InspectedOperator]
     tensors: list[InspectedTensor]
     partitions: list[Partition]
+    copies: list[Copy]
     signatures: list[InspectedSignature]
     minimum_runtime: str
     total_parameters: int
@@ -220,6 +242,11 @@ class InspectionReport:
     def fully_placed(self) -> bool:
         """Whether the target's kernels run every operator, and no rule of theirs is broken."""
         return not self.violations and all(operator.placed for operator in self.operators)
+
+    @property
+    def warnings(self) -> list[InspectedOperator]:
+        """The operators that the target takes and is known to compute wrongly."""
+        return [operator for operator in self.operators if operator.warning]
 
     @property
     def left(self) -> list[InspectedOperator]:
@@ -254,6 +281,7 @@ class InspectionReport:
                 for violation in self.violations
             ],
             "partitions": [_plain(asdict(partition)) for partition in self.partitions],
+            "copies": [_plain(asdict(copy)) for copy in self.copies],
             "operators": [_plain(asdict(operator)) for operator in self.operators],
             "tensors": [_plain(asdict(tensor)) for tensor in self.tensors],
             "float_tensors": list(self.float_tensors),
@@ -278,7 +306,7 @@ class InspectionReport:
                 ", ".join(dict.fromkeys(operator.output_dtypes)),
                 f"{operator.weight_bytes:,} B" if operator.weight_bytes else "",
                 "yes" if operator.placed else "no",
-                self._why_not(operator),
+                self._why_not(operator) or operator.warning,
             ]
             for operator in self.operators
         ]
@@ -315,7 +343,13 @@ class InspectionReport:
             if self.minimum_runtime[0].isdigit()
             else f"minimum runtime: {self.minimum_runtime}",
             f"{self.target}: {placed} of {len(self.operators)} operators placed, in {count} "
-            f"partition{'' if count == 1 else 's'}",
+            f"partition{'' if count == 1 else 's'}"
+            + (
+                f"; {len(self.copies)} tensors of {sum(c.nbytes for c in self.copies):,} bytes are "
+                "copied to it and back at each run"
+                if self.copies
+                else ""
+            ),
         ]
 
     def advice(self) -> list[str]:
@@ -326,6 +360,11 @@ class InspectionReport:
         for operator in self.left:
             place = self._place(operator.subgraph, operator.index)
             pieces.setdefault((operator.name, operator.remedy), []).append(place)
+        for operator in self.warnings:
+            place = self._place(operator.subgraph, operator.index)
+            pieces.setdefault((operator.name, f"computed wrongly: {operator.warning}"), []).append(
+                place
+            )
         return [f"{name} ({_few(places)}): {remedy}" for (name, remedy), places in pieces.items()]
 
     def _why_not(self, operator: InspectedOperator) -> str:
@@ -354,6 +393,8 @@ def inspect(
             `"xnnpack-sparse"`, its kernels for pruned 1x1 convolutions on ARM: which rules the
             file breaks, and the changes that would satisfy them. A file stored dense is judged by
             the same rules; that it is stored dense is told where all others hold.
+            `"gpu"`, LiteRT's accelerator, which takes one group of operators, the largest: what
+            it leaves, what is copied, and in `.warnings` what it takes and computes wrongly.
 
     Returns:
         The report; print it, or read `.operators`, `.tensors`, `.fully_placed`, ...
@@ -381,6 +422,7 @@ def inspect(
     operators: list[InspectedOperator] = []
     tensors: list[InspectedTensor] = []
     groups: list[Partition] = []
+    copies: list[Copy] = []
     counted = _Totals()
     violations = sparse_rules.violations(parsed) if target == SPARSE else []
     for graph in parsed.subgraphs:
@@ -399,12 +441,15 @@ def inspect(
         # Sparse kernels compute all that they are proven for, or nothing.
         taken = [decision.placed and not violations for decision in decisions]
         groups += [Partition(graph.index, indices) for indices in group(graph, taken)]
+        if target == "gpu":
+            copies += _copies(parsed, graph, taken)
     return InspectionReport(
         name=loaded.name,
         target=target,
         operators=operators,
         tensors=tensors,
         partitions=groups,
+        copies=copies,
         signatures=[_signature(parsed, signature) for signature in parsed.signatures],
         minimum_runtime=versions.minimum_runtime(parsed),
         total_parameters=counted.parameters,
@@ -414,6 +459,22 @@ def inspect(
         violations=violations,
         model=loaded,
     )
+
+
+def _copies(model: schema.Model, graph: schema.SubGraph, taken: Sequence[bool]) -> list[Copy]:
+    """What crosses between the operators that a target has taken and everything else."""
+    inside = [operator for operator in graph.operators if taken[operator.index]]
+    outside = [operator for operator in graph.operators if not taken[operator.index]]
+    made = {index for operator in inside for index in operator.outputs}
+    read = {index for operator in inside for index in operator.inputs if index >= 0}
+    wanted = {index for operator in outside for index in operator.inputs} | set(graph.outputs)
+    moved = [(index, True) for index in sorted(read - made)]
+    moved += [(index, False) for index in sorted(made & wanted)]
+    return [
+        Copy(graph.index, tensor.name, tensor.elements * width, to_target)
+        for tensor, to_target in ((graph.tensors[index], side) for index, side in moved)
+        if model.constant(tensor) is None and (width := numpy_dtype(tensor.dtype).itemsize)
+    ]
 
 
 def _sparse_decisions(
@@ -476,6 +537,7 @@ def _operator(
         reason=decision.reason,
         remedy=decision.remedy,
         layer=layer,
+        warning=decision.warning,
     )
 
 

@@ -13,14 +13,12 @@ import numpy as np
 
 from tfcompress.runtime import adapter, placement, proof, xnnpack
 
-Session = adapter.Session | xnnpack.XnnpackSession
-
 
 def serve() -> int:
     """Answers one JSON request a line until its input ends: load, then run, then memory."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    sessions: dict[int, Session] = {}
+    sessions: dict[int, Any] = {}
     base = 0.0
     for line in sys.stdin:
         request = json.loads(line)
@@ -51,24 +49,19 @@ def serve() -> int:
     return 0
 
 
-def _load(request: dict[str, Any]) -> tuple[Session, float]:
+def _load(request: dict[str, Any]) -> tuple[Any, float]:
     content = _content(request["load"])
-    session: Session
+    make: Any = adapter.Session
+    settings = {name: request[name] for name in ("runtime", "backend")}
+    if request["backend"] == adapter.GPU:
+        from tfcompress.runtime.gpu_session import GpuSession
+
+        make, settings = GpuSession, {"precision": request["gpu_precision"]}
+    elif _has_options(request):
+        make = xnnpack.XnnpackSession
+        settings = {"fp16": request["fp16_arithmetic"], "cache": request["cache"]}
     start = time.perf_counter()
-    if _has_options(request):
-        session = xnnpack.XnnpackSession(
-            content,
-            threads=request["threads"],
-            fp16=request["fp16_arithmetic"],
-            cache=request["cache"],
-        )
-    else:
-        session = adapter.Session(
-            content,
-            runtime=request["runtime"],
-            backend=request["backend"],
-            threads=request["threads"],
-        )
+    session = make(content, threads=request["threads"], **settings)
     elapsed = (time.perf_counter() - start) * 1e3
     session.run(_inputs(session, request["inputs"]))
     return session, elapsed
@@ -83,7 +76,7 @@ def _content(path: str) -> bytes:
         return file.read()
 
 
-def _inputs(session: Session, path: str) -> dict[int, np.ndarray]:
+def _inputs(session: Any, path: str) -> dict[int, np.ndarray]:
     with np.load(path) as arrays:
         return {info.index: arrays[f"arr_{i}"] for i, info in enumerate(session.inputs)}
 
@@ -94,7 +87,7 @@ def _placement(request: dict[str, Any]) -> list[bool]:
     return placement.placement_in(session, proof.read_sound(content).subgraphs[0])
 
 
-def _time(session: Session, runs: int) -> tuple[float, float]:
+def _time(session: Any, runs: int) -> tuple[float, float]:
     """Milliseconds of wall-clock time a run, and the share of it that this thread computed."""
     invoke = session.invoke
     cpu, start = time.thread_time(), time.perf_counter()

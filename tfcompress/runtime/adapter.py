@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ _RUNTIMES = {
     "tensorflow": ("tensorflow.lite.python.interpreter", "tensorflow", "tensorflow"),
 }
 BACKENDS = ("xnnpack", "reference")
+GPU = "gpu"  # in a child process only: tfcompress.runtime.gpu
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ def check_setting(backend: str, threads: int) -> None:
         ConfigError: unknown backend, or a thread count below 1.
     """
     if backend not in BACKENDS:
-        raise ConfigError(f"`backend` must be one of {BACKENDS}. Received: {backend!r}")
+        known = (*BACKENDS, GPU)
+        raise ConfigError(f"`backend` must be one of {known}. Received: {backend!r}")
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise ConfigError(f"`threads` must be a whole number >= 1. Received: {threads!r}")
 
@@ -212,6 +214,10 @@ class Session:
         except RuntimeError as error:
             raise DeviceError(f"{self.runtime} could not run the model: {error}") from error
         return [self.interpreter.get_tensor(info.index) for info in self.outputs]
+
+    def run_all(self, chunks: Sequence[Mapping[int, np.ndarray]]) -> list[list[np.ndarray]]:
+        """Runs once for each of the inputs, in their order."""
+        return [self.run(chunk) for chunk in chunks]
 
     def invoke(self) -> None:
         """Runs once more on the inputs as they stand, fetching nothing (for timing)."""

@@ -13,86 +13,40 @@ Source: every row, form and condition is measured on LiteRT 2.3.0 by the tests, 
 operator, load it and read from the runtime whether it was taken. Conditions' limits come from
 tflite/delegates/xnnpack/xnnpack_delegate.cc of google-ai-edge/LiteRT of August 2026.
 Older runtimes take less: tflite-runtime 2.14 as installed from PyPI takes float operators only
-(measured on x86-64).
+(measured on x86-64). The GPU's rows are in `gpu_capabilities`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Final
 
 from tfcompress.errors import ConfigError
 from tfcompress.runtime import conditions as on
-from tfcompress.runtime.conditions import Case, Condition, Surroundings
+from tfcompress.runtime.capability import (
+    DYNAMIC,
+    DYNAMIC_INT4,
+    FLOAT,
+    FLOATS,
+    FLOATS_AND_8_BIT,
+    HALF,
+    HALF_WEIGHTS,
+    INT8,
+    INT8_INT4,
+    PLACED,
+    STORED_INT8,
+    UINT8,
+    Capability,
+    Decision,
+)
+from tfcompress.runtime.conditions import Case, Surroundings
+from tfcompress.runtime.gpu_capabilities import GPU_CAPABILITIES
+from tfcompress.runtime.partitions import largest, partitions
 from tfcompress.runtime.schema import Model, Operator, SubGraph, Tensor
 
-TARGETS: Final = ("xnnpack",)
+TARGETS: Final = ("xnnpack", "gpu")
 """The targets that the table knows."""
-
-MEASURED: Final = "measured on LiteRT 2.3.0"
-
-FLOAT: Final = "float32"
-HALF: Final = "float16"
-INT8: Final = "int8"
-UINT8: Final = "uint8"
-HALF_WEIGHTS: Final = "float32 with float16 weights"
-"""Weights stored as float16, computed in float32."""
-STORED_INT8: Final = "float32 with stored int8 weights"
-"""Weights stored as int8, expanded to float32 when the model is loaded."""
-DYNAMIC: Final = "float32 with int8 weights"
-"""Dynamic range: activations are quantized on the fly, the product is computed in int8."""
-DYNAMIC_INT4: Final = "float32 with int4 weights"
-INT8_INT4: Final = "int8 with int4 weights"
-
-FLOATS: Final = (FLOAT, HALF)
-FLOATS_AND_8_BIT: Final = (FLOAT, HALF, INT8, UINT8)
-
-
-@dataclass(frozen=True)
-class Capability:
-    """What a target does with one operator.
-
-    Attributes:
-        operator: the format's name, such as `"CONV_2D"`.
-        forms: the forms it is taken in, as `form_of` names them; empty where there is no kernel.
-        conditions: what must hold besides, in the order in which they are asked.
-        remedy: what to do where it is not taken in its form.
-        activations: places of the inputs that are computed at run time; None for all.
-        weights: place of the input that holds weights; None where there is none.
-        target: the target.
-        source: where the row comes from.
-    """
-
-    operator: str
-    forms: tuple[str, ...]
-    conditions: tuple[Condition, ...] = ()
-    remedy: str = ""
-    activations: tuple[int, ...] | None = (0,)
-    weights: int | None = None
-    target: str = "xnnpack"
-    source: str = MEASURED
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What becomes of one operator.
-
-    Attributes:
-        placed: whether the target's kernels run it.
-        reason: why not, as a sentence; "" where it is placed.
-        remedy: what to do about it; "" where it is placed.
-        rule: what decided: `"operator"` (no kernel), `"form"`, `"quantization"`, `"consumer"`, or a
-            condition's name; "" where it is placed.
-    """
-
-    placed: bool
-    reason: str = ""
-    remedy: str = ""
-    rule: str = ""
-
-
-PLACED: Final = Decision(True)
 
 _INDEX_TYPES: Final = ("int32", "int64", "bool")
 _INDEX_REMEDY: Final = (
@@ -115,7 +69,7 @@ def _refused(remedy: str, *operators: str) -> tuple[Capability, ...]:
     return tuple(Capability(name, (), (), remedy, None) for name in operators)
 
 
-CAPABILITIES: Final[tuple[Capability, ...]] = (
+XNNPACK_CAPABILITIES: Final[tuple[Capability, ...]] = (
     # -- matrix kernels
     Capability(
         "CONV_2D",
@@ -434,11 +388,14 @@ CAPABILITIES: Final[tuple[Capability, ...]] = (
         "UNIDIRECTIONAL_SEQUENCE_LSTM",
     ),
 )
+"""XNNPACK's part of the table."""
+
+CAPABILITIES: Final = (*XNNPACK_CAPABILITIES, *GPU_CAPABILITIES)
 """The table. One row for each operator and target."""
 
 _ROWS: Final = {(row.operator, row.target): row for row in CAPABILITIES}
 
-_NAMES: Final = {"xnnpack": "XNNPACK"}
+_NAMES: Final = {"xnnpack": "XNNPACK", "gpu": "LiteRT's GPU accelerator"}
 
 
 def decide(
@@ -454,7 +411,7 @@ def decide(
 
     Returns:
         The decision. It is the one that the runtime takes, as `placement.actual_placement` reads
-        it from there.
+        it from there. A GPU leaves more, as it takes one group of operators only: `decide_all`.
 
     Raises:
         ConfigError: the table does not know the target.
@@ -471,7 +428,28 @@ def decide_all(model: Model, subgraph: SubGraph, target: str = "xnnpack") -> lis
     """`decide` for every operator of a subgraph, in time linear in their number."""
     check_target(target)
     surroundings = Surroundings(model, subgraph)
-    return [_decide(operator, surroundings, target) for operator in subgraph.operators]
+    decisions = [_decide(operator, surroundings, target) for operator in subgraph.operators]
+    return _one_partition(subgraph, decisions) if target == "gpu" else decisions
+
+
+def _one_partition(subgraph: SubGraph, decisions: list[Decision]) -> list[Decision]:
+    """LiteRT gives the GPU one group of operators, the largest."""
+    groups = partitions(subgraph, [decision.placed for decision in decisions])
+    kept = largest(groups)
+    barriers = dict.fromkeys(
+        operator.name
+        for operator, decision in zip(subgraph.operators, decisions, strict=True)
+        if not decision.placed
+    )
+    for group in groups:
+        for index in group if group != kept else ():
+            decisions[index] = Decision(
+                False,
+                "LiteRT gives the GPU one group of operators, the largest: this one is in another.",
+                f"See to the operators that part them: {', '.join(barriers)}.",
+                "partition",
+            )
+    return decisions
 
 
 def check_target(target: str) -> None:
@@ -482,7 +460,7 @@ def check_target(target: str) -> None:
 
 def _decide(operator: Operator, surroundings: Surroundings, target: str) -> Decision:
     case = Case(operator, surroundings)
-    if surroundings.unpacks(operator):
+    if _unpacks(case, target):
         return _decide_unpacking(case, target)
     name = operator.name
     row = _ROWS.get((name, target))
@@ -496,6 +474,15 @@ def _decide(operator: Operator, surroundings: Surroundings, target: str) -> Deci
             "no harm.",
             "operator",
         )
+    if row.version is not None and operator.version > row.version:
+        return Decision(
+            False,
+            f"{_NAMES[target]} takes {name} up to version {row.version}; here it is version "
+            f"{operator.version}.",
+            "Convert with an older converter, or without what the newer version is for (16-bit "
+            "activations, unusual options).",
+            "version",
+        )
     form = form_of(row, case)
     if form not in row.forms:
         return Decision(
@@ -504,7 +491,7 @@ def _decide(operator: Operator, surroundings: Surroundings, target: str) -> Deci
             _INDEX_REMEDY if form in _INDEX_TYPES else row.remedy,
             "form",
         )
-    for tensor in _activations(row, case) + case.outputs:
+    for tensor in _activations(row, case) + case.outputs if target == "xnnpack" else ():
         wrong = on.one_scale(tensor)
         if wrong:
             return Decision(
@@ -519,13 +506,23 @@ def _decide(operator: Operator, surroundings: Surroundings, target: str) -> Deci
                 condition.remedy,
                 condition.name,
             )
-    return PLACED
+    found = [(hazard.check(case), hazard.remedy) for hazard in row.hazards]
+    warnings = [f"{wrong}. {remedy}" for wrong, remedy in found if wrong]
+    return replace(PLACED, warning=" ".join(warnings)) if warnings else PLACED
+
+
+def _unpacks(case: Case, target: str) -> bool:
+    """Whether an operator is gone once the model is loaded, for it only expands weights."""
+    if not case.surroundings.unpacks(case.operator):
+        return False
+    packed = case.input(0)
+    return target == "xnnpack" or (packed is not None and on.is_half_constant(case, packed))
 
 
 def _decide_unpacking(case: Case, target: str) -> Decision:
     """Expanding weights costs nothing, unless an operator that is left needs them expanded."""
     for reader in case.surroundings.consumers[case.operator.outputs[0]]:
-        if case.surroundings.unpacks(reader):
+        if _unpacks(Case(reader, case.surroundings), target):
             continue
         if not _decide(reader, case.surroundings, target).placed:
             return Decision(

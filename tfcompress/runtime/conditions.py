@@ -169,6 +169,12 @@ class Condition:
     remedy: str
 
 
+def is_half_constant(case: Case, tensor: Tensor) -> bool:
+    """Whether a tensor stands in the file as dense float16 values."""
+    known = case.surroundings.is_constant(tensor.index)
+    return known and tensor.dtype == "float16" and tensor.sparsity is None
+
+
 def _is_affine(tensor: Tensor) -> bool:
     return tensor.quantization is not None and len(tensor.quantization.scales) > 0
 

@@ -217,6 +217,7 @@ class TFLiteModel:
         threads: int = 1,
         batch_size: int | None = None,
         watch: bool = False,
+        gpu_precision: str = "fp16",
     ) -> Any:
         """Runs the model on real values, whatever types the file stores.
 
@@ -227,13 +228,16 @@ class TFLiteModel:
                 for several. n is any number of examples; values are real ones (pixels, not
                 quantized steps). A list, in the order of the Keras model's inputs, is taken right
                 after `tfc.convert` only: a file does not keep that order.
-            backend: `"xnnpack"`, or `"reference"` for the builtin kernels without XNNPACK.
+            backend: `"xnnpack"`, `"reference"` for the builtin kernels without XNNPACK, or `"gpu"`
+                for LiteRT's accelerator, which leaves to XNNPACK what it does not take
+                (`tfc.inspect(target="gpu")`).
             runtime: `"auto"`, `"ai-edge-litert"`, `"tflite-runtime"` or `"tensorflow"`.
             threads: threads of the runtime.
             batch_size: examples per run; None takes the file's own. Another size needs a model
-                whose graph is not tied to its batch.
+                whose graph is not tied to its batch, and a CPU.
             watch: count how often inputs and quantized outputs hit the ends of their ranges:
                 `.watched` tells, beside the calibration data (`tfc.watch_baseline`).
+            gpu_precision: `"fp16"`, as LiteRT has it, or `"fp32"`; in which the GPU computes.
 
         Returns:
             float32 values (integers where the model's output is not quantized and integer):
@@ -242,11 +246,11 @@ class TFLiteModel:
         Raises:
             DataError: wrong shape, dtype, name, or NaN for an integer input.
             ConfigError: the model cannot take that batch size, or has nothing to watch.
+            DeviceError: the runtime, or with `"gpu"` a GPU, is missing or refuses the model.
         """
+        watched = self.watched if watch else None
         with self._lock:
-            return self._predict(
-                x, backend, runtime, threads, batch_size, self.watched if watch else None
-            )
+            return self._predict(x, backend, runtime, threads, batch_size, watched, gpu_precision)
 
     def _predict(
         self,
@@ -256,6 +260,7 @@ class TFLiteModel:
         threads: int,
         batch_size: int | None,
         watched: watch.Watched | None,
+        gpu_precision: str,
     ) -> Any:
         if any(0 in tensor.shape for tensor in self._main_inputs):
             raise CorruptFileError(
@@ -264,7 +269,13 @@ class TFLiteModel:
             )
         if self.keeps_state:
             self._sessions.clear()  # the runtimes cannot set resource variables back
-        session = self.session(backend=backend, runtime=runtime, threads=threads, batch=batch_size)
+        session: Any
+        if backend == adapter.GPU:
+            session = self._remote_session(runtime, threads, batch_size, gpu_precision)
+        else:
+            session = self.session(
+                backend=backend, runtime=runtime, threads=threads, batch=batch_size
+            )
         arrays, count = match_inputs(session.inputs, x, self.input_order)
         size = session.inputs[0].shape[0] if session.inputs[0].shape else 1
         if batch_size is not None and session.outputs[0].shape[:1] != (batch_size,):
@@ -275,7 +286,7 @@ class TFLiteModel:
             )
         stored = [quantize(array, info) for array, info in zip(arrays, session.inputs, strict=True)]
         session.reset()
-        results: list[list[np.ndarray]] = [[] for _ in session.outputs]
+        chunks = []
         for start in range(0, count, size):
             chunk = {}
             used = min(size, count - start)
@@ -284,9 +295,13 @@ class TFLiteModel:
                 if used < size:  # a last, smaller batch: pad with its own last example
                     part = np.concatenate([part, np.repeat(part[-1:], size - used, axis=0)])
                 chunk[info.index] = part.reshape(info.shape)
-            for result, value in zip(results, session.run(chunk), strict=True):
+            chunks.append(chunk)
+        results: list[list[np.ndarray]] = [[] for _ in session.outputs]
+        for start, values in zip(range(0, count, size), session.run_all(chunks), strict=True):
+            used = min(size, count - start)
+            for result, value in zip(results, values, strict=True):
                 result.append(value[:used] if value.ndim and value.shape[0] == size else value)
-        values = {
+        real = {
             info.index: dequantize(
                 np.concatenate([np.atleast_1d(part) for part in parts])
                 if parts
@@ -297,13 +312,31 @@ class TFLiteModel:
         }
         if watched is not None:
             inputs = {i.name: array for i, array in zip(session.inputs, arrays, strict=True)}
-            watched.see(count, inputs, {i.name: values[i.index] for i in session.outputs})
+            watched.see(count, inputs, {i.name: real[i.index] for i in session.outputs})
         if len(self.parsed.signatures) == 1:  # where one tensor may be several outputs
             named = self.parsed.signatures[0].outputs.items()
-            outputs = {name: values[index] for name, index in named if index in values}
+            outputs = {name: real[index] for name, index in named if index in real}
         else:
-            outputs = {info.name: values[info.index] for info in session.outputs}
+            outputs = {info.name: real[info.index] for info in session.outputs}
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def _remote_session(
+        self, runtime: str, threads: int, batch_size: int | None, gpu_precision: str
+    ) -> Any:
+        from tfcompress.runtime import gpu
+
+        if runtime not in ("auto", gpu.RUNTIME):
+            raise ConfigError(
+                f"The GPU needs runtime 'auto' or {gpu.RUNTIME!r}. Received: {runtime!r}"
+            )
+        if batch_size is not None:
+            raise ConfigError(
+                "The GPU runs a file's own batch size only. "
+                f"Received: batch_size={batch_size}. Use tfc.convert(..., batch_size=...)."
+            )
+        gpu.check_precision(gpu_precision)
+        adapter.check_setting("xnnpack", threads)
+        return gpu.RemoteSession(self.content, self.parsed, gpu_precision, threads)
 
 
 def _rebuild(

@@ -67,6 +67,11 @@ def partitions(graph: SubGraph, placed: Sequence[bool]) -> list[tuple[int, ...]]
     return groups
 
 
+def largest(groups: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The group of the most operators, the first of equals; empty where there is none."""
+    return max(groups, key=len, default=())
+
+
 def _has_effects(graph: SubGraph, operator: Operator) -> bool:
     tensors = (*operator.inputs, *operator.outputs)
     return operator.name in _CONTROL or any(

@@ -1,0 +1,136 @@
+"""The GPU accelerator, for real: on a software Vulkan driver where there is no GPU."""
+
+import os
+
+import numpy as np
+import pytest
+from one_operator import Graph, Op, T
+from operator_cases import cases
+
+import tfcompress as tfc
+from tfcompress.runtime import gpu as gpu_module
+from tfcompress.runtime import vulkan
+from tfcompress.runtime.gpu_session import GpuPlacement, placement_of
+
+
+def chain(middle="FLOOR", dtype="float32"):
+    """x -> tanh -> middle -> abs -> neg -> y"""
+    tensors = {name: T([1, 4], dtype) for name in "xabcy"}
+    names = ["TANH", middle, "ABS", "NEG"]
+    operators = [Op(n, [a], [b]) for n, a, b in zip(names, "xabc", "abcy", strict=True)]
+    return Graph(tensors, operators).build()
+
+
+def test_the_adapter_has_a_name(gpu, capsys):
+    with capsys.disabled():
+        print(f"\nGPU of the tests: {gpu}")
+    assert gpu.name and gpu.interface
+    if "swiftshader" in os.environ["VK_DRIVER_FILES"]:
+        assert gpu.software and "its speed is not a GPU's" in str(gpu)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_predict(gpu, float_file, images, precision):
+    model = tfc.TFLiteModel(float_file)
+    x = images[0][:3]
+    ours = model.predict(x, backend="gpu", gpu_precision=precision)
+    theirs = model.predict(x)
+    assert ours.shape == theirs.shape == (3, 10) and ours.dtype == np.float32
+    error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+    assert error < (1e-5 if precision == "fp32" else 1e-2)
+
+
+def test_int8_and_partial_last_batch(gpu, int8_file, images):
+    model = tfc.TFLiteModel(int8_file)
+    ours = model.predict(images[0][:3], backend="gpu")
+    theirs = model.predict(images[0][:3])
+    step = model.parsed.subgraphs[0].tensors[model.parsed.subgraphs[0].operators[-1].inputs[0]]
+    assert np.abs(ours - theirs).max() <= 2.001 * step.quantization.scales[0]
+
+
+def test_what_the_gpu_refuses_is_told(gpu):
+    outputs, placement = run(chain("ZEROS_LIKE"))
+    assert placement == GpuPlacement(gpu, 2, 4, ("ZEROS_LIKE: Operation is not supported.",))
+    assert not placement.fully_accelerated
+    assert (outputs[0] == 0).all()
+    _, placement = run(chain())
+    assert placement == GpuPlacement(gpu, 4, 4) and placement.fully_accelerated
+
+
+def run(content):
+    return gpu_module.run(content, precision="fp32")
+
+
+def test_no_adapter_is_a_message_that_says_what_was_looked_for(monkeypatch, tmp_path, float_file):
+    monkeypatch.setenv("VK_DRIVER_FILES", str(tmp_path / "none.json"))
+    message = r"No GPU was found .* VK_DRIVER_FILES=.*none\.json \(found: none\).*Install"
+    for call in (
+        gpu_module.accelerator,
+        lambda: tfc.TFLiteModel(float_file).predict(np.zeros((1, 28, 28, 1)), backend="gpu"),
+        lambda: tfc.benchmark(float_file, backend="gpu"),
+    ):
+        with pytest.raises(tfc.DeviceError, match=message):
+            call()
+
+
+def test_where_drivers_are_looked_for(tmp_path):
+    folder = tmp_path / "vulkan" / "icd.d"
+    folder.mkdir(parents=True)
+    (folder / "a.json").write_text("{}")
+    places, files = vulkan.driver_files({"XDG_DATA_HOME": str(tmp_path)})
+    assert folder in places and folder / "a.json" in files
+    named = {"VK_ICD_FILENAMES": f"{folder}/a.json{os.pathsep}{folder}/b.json"}
+    assert vulkan.driver_files(named) == (
+        [folder / "a.json", folder / "b.json"],
+        [folder / "a.json"],
+    )
+
+
+def test_a_driver_that_dies_is_an_exception(gpu):
+    """LiteRT aborts the process where a bias is computed; XNNPACK runs such a file."""
+    (case,) = [case for case in cases() if case.name == "dense computed bias"]
+    with pytest.raises(tfc.DeviceError, match=r"does not survive this model.*SIGABRT"):
+        run(case.graph.build())
+
+
+def test_a_driver_that_hangs_is_an_exception(gpu, float_file, monkeypatch):
+    monkeypatch.setattr(gpu_module, "_SECONDS", 0.05)
+    with pytest.raises(tfc.DeviceError, match=r"did not end within 0\.05 seconds"):
+        run(float_file.read_bytes())
+
+
+def test_a_damaged_file_never_reaches_the_driver(float_file, monkeypatch):
+    monkeypatch.setattr(gpu_module, "run_isolated", lambda *_, **__: pytest.fail("reached"))
+    with pytest.raises(tfc.CorruptFileError):
+        run(float_file.read_bytes()[:-500])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"gpu_precision": "int8"},
+        {"batch_size": 2},
+        {"runtime": "tensorflow"},
+        {"threads": 0},
+        {"backend": "cuda"},
+    ],
+)
+def test_bad_arguments(float_file, arguments):
+    with pytest.raises(tfc.ConfigError, match="Received"):
+        tfc.TFLiteModel(float_file).predict(
+            np.zeros((1, 28, 28, 1)), **({"backend": "gpu"} | arguments)
+        )
+
+
+def test_what_the_accelerator_says_is_read():
+    log = (
+        "I0000 00:00:1.2 3 environment.cc:532] Selected adapter: NVIDIA H100, arch=hopper, "
+        "vendor=nvidia, backend=Vulkan, adapterType=Discrete GPU\n"
+        "I0000 00:00:1.2 3 x.cc:9] Following operations are not supported by GPU delegate:\n"
+        "CUMSUM: Operation is not supported.\n"
+        "3 operations will run on the GPU, and the remaining 2 operations will run on the CPU.\n"
+    )
+    placement = placement_of(log, 5)
+    assert (placement.placed, placement.operators) == (3, 5)
+    assert placement.refused == ("CUMSUM: Operation is not supported.",)
+    assert str(placement.adapter) == "NVIDIA H100 (Vulkan)" and not placement.adapter.software
