@@ -60,9 +60,9 @@ def shrink(
             is given, what is left is fitted on it (`restore`); a thousand examples do.
         loss: for `"taylor"`, as `compile` takes it; None for what the model is compiled with.
         round_to: counts of channels are multiples of this, or stay. Heads go one by one.
-        pooling: `"global"`, the least important channels of the whole model, where importance is
-            relative to the mean of channels that stand in the same places; `"layer"`, the same
-            share of each.
+        pooling: `"global"`, the least important channels of the whole model: with `"taylor"`, for
+            what they cost; else relative to the mean of channels that stand in the same places.
+            `"layer"`, the same share of each.
         include: layers whose channels may go; None for all.
         exclude: layers that keep the channels they make.
         restore: with data, layers that read what is gone get the weights with which they come
@@ -105,7 +105,8 @@ def shrink(
     choice = Choice(model, include, exclude)
     found = Analysis(model, choice.left)
     groups = families(found)
-    scores = importances(found, groups, importance, model, data, loss, seed)
+    costs = _costs(model, found, groups, target) if importance == "taylor" else None
+    scores = importances(found, groups, importance, model, data, loss, seed, costs)
     name = importance if isinstance(importance, str) else getattr(importance, "__name__", "custom")
     report = CompressionReport(
         "shrink",
@@ -188,6 +189,24 @@ def _savings(model: Any, found: Any, target: str) -> Callable[[np.ndarray], floa
         return 1 - left / whole if whole else 0.0
 
     return saved
+
+
+def _costs(model: Any, found: Any, groups: Any, target: str) -> list[float]:
+    """What a unit of each family costs; where latency is the target, in multiply-adds."""
+    import numpy as np
+
+    from tfcompress.surgery.channels.atoms import Kept
+    from tfcompress.surgery.channels.cost import Cost
+
+    cost = Cost(model, found)
+    counted = "parameters" if target == "parameters" else "multiply_adds"
+    whole = getattr(cost, counted)
+    costs = []
+    for family in groups:
+        gone = np.zeros(int(found.classes.max()) + 1, bool)
+        gone[family.units[0]] = True
+        costs.append(float(whole - cost.of(counted, Kept(found.classes, gone))))
+    return costs
 
 
 def _check(ratio: Any, target: Any, round_to: Any, pooling: Any) -> float:

@@ -43,11 +43,14 @@ def importances(
     data: Any = None,
     loss: Any = None,
     seed: int = 0,
+    costs: Sequence[float] | None = None,
 ) -> list[np.ndarray]:
-    """The importance of each unit of each family, with mean 1 within a family.
+    """The importance of each unit of each family.
 
-    Infinite where it cannot be told, as the BatchNormalization scale of channels that have none:
-    such units stay.
+    What is measured in units of the loss, `"taylor"`, can be compared between families: it is
+    divided by what the unit costs, so that the loss rises least for what is saved. All else has
+    mean 1 within a family. Infinite where it cannot be told, as the BatchNormalization scale of
+    channels that have none: such units stay.
 
     Args:
         found: the atoms of the model.
@@ -57,6 +60,7 @@ def importances(
         data: see `tfc.shrink`.
         loss: likewise.
         seed: of `"random"`.
+        costs: what a unit of each family costs; None to compare within families only.
     """
     if importance == "taylor":
         from tfcompress.surgery.channels.taylor import taylor
@@ -75,11 +79,13 @@ def importances(
     else:
         total = _by_filters(found, _checked(importance))
     result = []
-    for family in families:
+    for number, family in enumerate(families):
         scores = np.where(np.isnan(total[family.units]), np.inf, total[family.units])
         finite = scores[np.isfinite(scores)]
-        mean = float(np.abs(finite).mean()) if len(finite) else 0.0
-        result.append(scores / mean if mean > 0 else scores)
+        unit = float(np.abs(finite).mean()) if len(finite) else 0.0
+        if importance == "taylor" and costs is not None:
+            unit = costs[number]
+        result.append(scores / unit if unit > 0 else scores)
     return result
 
 
