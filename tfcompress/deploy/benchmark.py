@@ -313,6 +313,7 @@ def benchmark(
             f"`fp16` and `weight_cache` are options of XNNPACK. Received: backend={backends}"
         )
     share_of_runs = 0.5 if per_operator else 1.0
+    untimed: list[str] = []
 
     def told(share: float) -> None:
         if progress is not None:
@@ -342,7 +343,11 @@ def benchmark(
                 running = [w for w in running if not w.error]
                 for number, worker in enumerate(running):
                     start, size = 0.5 + 0.5 * number / len(running), 0.5 / len(running)
-                    worker.time_operators(folder, runs, functools.partial(_told, told, start, size))
+                    told_part = functools.partial(_told, told, start, size)
+                    try:
+                        worker.time_operators(folder, runs, told_part)
+                    except (CorruptFileError, DeviceError) as error:  # the rest is measured
+                        untimed.append(f"The operators of {worker.name!r} are not timed: {error}")
             if all(worker.error for worker in workers):
                 raise DeviceError(f"No model could be measured: {workers[0].error}")
             rows = _rows(workers)
@@ -357,7 +362,8 @@ def benchmark(
         machine=describe_machine(runtime),
         settings={"runs": runs, "warmup": warmup, "block_ms": BLOCK_MS},
         notes=([_BUSY] if busy else [])
-        + ([OPERATOR_NOTE] if any(row.operators for row in rows) else []),
+        + ([OPERATOR_NOTE] if any(row.operators for row in rows) else [])
+        + untimed,
     )
 
 
@@ -541,7 +547,7 @@ class _Worker:
             answer = self.ask(**{**request, "cache": None})  # it is the whole model's
             file.unlink()
             if "error" in answer:
-                raise DeviceError(f"Operators of {self.name!r} cannot be timed: {answer['error']}")
+                raise DeviceError(answer["error"])
 
         self.ask(forget=True)
         self.operators = operator_times(
