@@ -89,3 +89,13 @@ def test_in_the_report(float_file, tmp_path):
     assert saved["rows"][0]["operators"][1]["ms"] == row.operators[1].ms
     text = str(report)
     assert "differences between prefixes" in text and f"{row.operators[0].ms:.4f}" in text
+
+
+def test_operators_that_cannot_be_timed_cost_no_row(float_file, monkeypatch):
+    def refuse(*_):
+        raise tfc.DeviceError("no writer of the format")
+
+    monkeypatch.setattr("tfcompress.deploy.benchmark.operator_times", refuse)
+    report = tfc.benchmark(float_file, runs=1, warmup=0, per_operator=True)
+    assert report.rows[0].median_ms > 0 and report.rows[0].operators == ()
+    assert "operators of 'float' are not timed: no writer" in str(report)

@@ -328,6 +328,7 @@ def benchmark(
     if adapter.GPU in backends:
         gpu.accelerator()  # where there is none, it is said before anything is measured
     share_of_runs = 0.5 if per_operator else 1.0
+    untimed: list[str] = []
 
     def told(share: float) -> None:
         if progress is not None:
@@ -362,7 +363,11 @@ def benchmark(
                 running = [w for w in running if not w.error and w.backend != adapter.GPU]
                 for number, worker in enumerate(running):
                     start, size = 0.5 + 0.5 * number / len(running), 0.5 / len(running)
-                    worker.time_operators(folder, runs, functools.partial(_told, told, start, size))
+                    told_part = functools.partial(_told, told, start, size)
+                    try:
+                        worker.time_operators(folder, runs, told_part)
+                    except (CorruptFileError, DeviceError) as error:  # the rest is measured
+                        untimed.append(f"The operators of {worker.name!r} are not timed: {error}")
             if all(worker.error for worker in workers):
                 raise DeviceError(f"No model could be measured: {workers[0].error}")
             rows = _rows(workers)
@@ -379,7 +384,8 @@ def benchmark(
         settings={"runs": runs, "warmup": warmup, "block_ms": BLOCK_MS},
         notes=([_BUSY] if busy else [])
         + _gpu_notes(rows)
-        + ([OPERATOR_NOTE] if any(row.operators for row in rows) else []),
+        + ([OPERATOR_NOTE] if any(row.operators for row in rows) else [])
+        + untimed,
     )
 
 
@@ -581,7 +587,7 @@ class _Worker:
             answer = self.ask(**{**request, "cache": None})  # it is the whole model's
             file.unlink()
             if "error" in answer:
-                raise DeviceError(f"Operators of {self.name!r} cannot be timed: {answer['error']}")
+                raise DeviceError(answer["error"])
 
         self.ask(forget=True)
         self.operators = operator_times(

@@ -339,7 +339,7 @@ def test_interrupted(phone, binary, tiny, number, error):
 
 
 def test_dry_run_prints_what_would_be_run(phone, binary, tiny, capsys, monkeypatch):
-    options = ["--threads", "1,4", "--affinity", "f0", "--fp16", "both", "--serial", PHONE]
+    options = ["--threads", "4", "--affinity", "f0", "--fp16", "both", "--serial", PHONE]
     options += ["--binary", str(binary), "--per-operator"]
     paths = [str(path) for path in tiny]
     phone.set(profile="")
