@@ -75,6 +75,7 @@ def test_wheel_holds_models_and_types(tmp_path):
     }
     assert sources <= names
     assert "tfcompress/py.typed" in names
+    assert {f"tfcompress/reporting/page/{name}" for name in ("style.css", "script.js")} <= names
     unpacked = tmp_path / "unpacked"
     zipfile.ZipFile(wheel).extractall(unpacked)
     code = (

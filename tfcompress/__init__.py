@@ -51,6 +51,7 @@ _HOMES = {
     "BenchmarkReport": "deploy.benchmark",
     "benchmark": "deploy.benchmark",
     "evaluate": "deploy.evaluate",
+    "html_report": "reporting.html_report",
     "watch_baseline": "deploy.watch_baseline",
     "FidelityReport": "deploy.fidelity",
     "verify": "deploy.verify",

@@ -12,7 +12,7 @@ import tfcompress
 from tfcompress.cli.console import Console
 from tfcompress.errors import CompressError, ConfigError
 
-COMMANDS = ("demo", "convert", "inspect", "verify", "evaluate", "benchmark")
+COMMANDS = ("demo", "convert", "inspect", "verify", "evaluate", "benchmark", "report")
 OK, NOT_MET, USAGE, FAILED = 0, 1, 2, 3
 
 

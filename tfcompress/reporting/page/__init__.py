@@ -1,0 +1,1 @@
+"""Findings as one HTML page with everything in it: styles, plots and a little script."""
