@@ -21,6 +21,7 @@ def test_examples_run_in_order(tmp_path, monkeypatch, capsys):
 VERBS = ["PruningCallback", "Pruner", "prune", "strip", "sparsity", "Resume", "RigL"]
 VERBS += ["xnnpack_sparse_layers", "sparse_friendly", "convert", "benchmark", "inspect"]
 VERBS += ["quantize_aware", "QuantizationScheme", "QuantizationCallback", "verify"]
+VERBS += ["to_onnx"]
 VERBS += ["shrink", "ShrinkSchedule", "BatchNormSparsity", "remove_dead"]
 VERBS += ["complexity", "fold_batchnorm", "separate", "factorize", "rank_blocks", "drop_layers"]
 
