@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.errors import CorruptFileError, DeviceError
+from tfcompress.errors import CorruptFileError
 from tfcompress.files import read_bytes, write_bytes
 from tfcompress.onnx.links import DEQUANTIZE, Links
+from tfcompress.onnx.session import open_session
 from tfcompress.onnx.tensorrt import Violation, find_violations
 from tfcompress.runtime.adapter import TensorInfo
 from tfcompress.runtime.model import match_inputs, quantize
@@ -174,33 +175,3 @@ def _rebuild(content: bytes, report: Any, order: tuple[str, ...] | None) -> Onnx
     model = OnnxModel(content, report=report)
     model.input_order = order
     return model
-
-
-def open_session(content: bytes) -> Any:
-    """A session of ONNX Runtime on one CPU thread.
-
-    Raises:
-        DeviceError: ONNX Runtime is missing, or refuses the model.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DeviceError(
-            "ONNX models run in ONNX Runtime, which is not installed: pip install "
-            "'tfcompress[onnx]'"
-        ) from error
-    reason: Any = None
-    for precise in ("1", "0"):
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # What fails is raised too.
-        options.intra_op_num_threads = 1
-        # Without VNNI, products of int8 saturate in 16 bits unless this is said. ONNX Runtime
-        # (1.32) cannot do it where two operators share a kernel, and refuses the model.
-        options.add_session_config_entry("session.x64quantprecision", precise)
-        try:
-            return onnxruntime.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its exceptions have no common base
-            reason = reason or error
-    raise DeviceError(f"ONNX Runtime refuses the model: {reason}") from reason

@@ -157,19 +157,15 @@ def layer_of(node: Any, links: Links, numbered: bool) -> str:
 
 
 def _grid(node: Any, links: Links) -> Iterator[tuple[str, str]]:
+    constant = links.value(node.input[0]) if node.op_type == DEQUANTIZE else None
+    if constant is None and node.op_type == DEQUANTIZE:
+        source = links.source(node.input[0])
+        if source is not None and source.op_type == QUANTIZE:
+            return  # It has the grid of that one.
     scale, zero_point = links.grid(node)
     if scale is None or zero_point is None:
         yield "constant-scale", "a scale or zero point that is computed"
         return
-    constant = links.value(node.input[0]) if node.op_type == DEQUANTIZE else None
-    source = links.source(node.input[0])
-    if (
-        constant is None
-        and node.op_type == DEQUANTIZE
-        and source is not None
-        and (source.op_type == QUANTIZE)
-    ):
-        return  # It has the grid of that one.
     dtype = zero_point.dtype if constant is None else constant.dtype
     if dtype != np.int8:
         yield "type", str(dtype)
@@ -185,8 +181,7 @@ def _grid(node: Any, links: Links) -> Iterator[tuple[str, str]]:
         axis = attribute(node, "axis", 1) % constant.ndim
         for reader in links.readers.get(node.output[0], []):
             index = list(reader.input).index(node.output[0])
-            wanted = output_axis(reader, index, constant.ndim)
-            if axis != wanted:
+            if axis != output_axis(reader, index, constant.ndim):
                 yield "weight-axis", f"scales along axis {axis} of a {reader.op_type}'s operand"
 
 
