@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from support import randomize
 
 import tfcompress as tfc
+from tfcompress.onnx.layers import _as_keras
 from tfcompress.quantization.layers import known
 from tfcompress.quantization.linear_layer import QuantizedLinear
 
@@ -149,6 +150,16 @@ def test_a_file_of_another_model_is_told_apart(residual, exported):
     assert report.first_divergence.operator in ("Conv", "Relu", "Gemm")
     reader = next(n for n in changed.graph.node if any(tensor.name in i for i in n.input))
     assert report.first_divergence.name in reader.output[0].replace("_1", "")
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 3, 3), (2, 6, 4), (2, 1, 4), (2, 7)])
+def test_layers_are_compared_in_one_order_of_the_axes(shape):
+    """The graph has channels first, and sequences as images of one row."""
+    ours = np.random.default_rng(0).normal(0, 1, shape)
+    graphs = np.moveaxis(ours, -1, 1)
+    graphs = graphs[:, :, None] if len(shape) == 3 else graphs
+    for values in (ours, graphs):
+        np.testing.assert_array_equal(_as_keras(values, ours + 0.01), ours)
 
 
 def test_errors(tmp_path):

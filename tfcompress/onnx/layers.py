@@ -100,13 +100,16 @@ def _as_keras(values: np.ndarray, ours: np.ndarray) -> np.ndarray:
 
     Where several orders fit the shape it is the one that is nearest: another one is far off.
     """
-    if values.ndim != ours.ndim:
-        return values.reshape(ours.shape)
+    wanted = ours
+    if values.ndim != ours.ndim:  # A sequence is an image of one row in the graph.
+        values, wanted = (
+            array.reshape(len(array), *(size for size in array.shape[1:] if size > 1))
+            for array in (values, ours)
+        )
     orders = [(0, *order) for order in itertools.permutations(range(1, values.ndim))]
-    fitting = [order for order in orders if np.transpose(values, order).shape == ours.shape]
-    if len(fitting) == 1 or not fitting:
-        return np.transpose(values, fitting[0]) if fitting else values.reshape(ours.shape)
-    return min(
-        (np.transpose(values, order) for order in fitting),
-        key=lambda moved: float(np.abs(moved - ours).mean()),
-    )
+    fitting = [order for order in orders if np.transpose(values, order).shape == wanted.shape]
+    if not fitting:
+        return values.reshape(ours.shape)
+    moved = [np.transpose(values, order) for order in fitting]
+    nearest = min(moved, key=lambda item: float(np.abs(item - wanted).mean()))
+    return nearest.reshape(ours.shape)
