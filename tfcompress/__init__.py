@@ -58,6 +58,8 @@ _HOMES = {
     "InspectionReport": "deploy.inspection",
     "inspect": "deploy.inspection",
     "convert": "conversion.convert",
+    "OnnxModel": "onnx.model",
+    "to_onnx": "onnx.to_onnx",
     "QuantizationCallback": "quantization.callback",
     "QuantizationScheme": "quantization.scheme",
     "quantize_aware": "quantization.quantize_aware",

@@ -1,4 +1,4 @@
-"""`tfcompress convert`: a Keras model to one or several `.tflite` files."""
+"""`tfcompress convert`: a Keras model to one or several `.tflite` files, or to ONNX."""
 
 from __future__ import annotations
 
@@ -11,16 +11,28 @@ from tfcompress.errors import ConfigError
 from tfcompress.files import check_writable
 from tfcompress.quiet import import_tensorflow
 
-HELP = "convert a Keras model to .tflite"
+HELP = "convert a Keras model to .tflite or .onnx"
 DESCRIPTION = (
-    "Converts a Keras 3 model (.keras, .h5, or a SavedModel folder) to .tflite files; each is run "
-    "once before it is written."
+    "Converts a Keras 3 model (.keras, .h5, or a SavedModel folder) to .tflite files, or to ONNX; "
+    "each is run once before it is written."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("model", help=".keras or .h5 file, or SavedModel folder")
+    parser.add_argument(
+        "--to",
+        choices=("tflite", "onnx"),
+        default="tflite",
+        help="onnx: a float model stays float, one of tfc.quantize_aware becomes a Q/DQ graph",
+    )
+    parser.add_argument(
+        "--target",
+        default="onnxruntime",
+        help="with --to onnx: onnxruntime, or tensorrt, whose rules are checked (exit with 1 "
+        "where one is broken)",
+    )
     parser.add_argument(
         "--precision",
         default="fp32",
@@ -44,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
+    if options.to == "onnx":
+        return _to_onnx(options, console)
     names = [name.strip() for name in options.precision.split(",") if name.strip()]
     unknown = [name for name in names if name not in PRECISIONS]
     if unknown or not names:
@@ -105,3 +119,54 @@ def _targets(source: Path, names: list[str], out: str | None) -> list[Path]:
     if len(names) == 1 and out is None:
         return [folder / f"{stem}.tflite"]
     return [folder / f"{stem}_{name}.tflite" for name in names]
+
+
+def _to_onnx(options: argparse.Namespace, console: Console) -> int:
+    given = {"--precision": (options.precision, "fp32"), "--io": (options.io, "float32")}
+    for name, (value, only) in given.items():
+        if value != only:
+            raise ConfigError(
+                f"{name} is for .tflite files: with --to onnx a model keeps the types that it was "
+                f"trained with. Received: {value!r}"
+            )
+    if options.sparse:
+        raise ConfigError("--sparse is for .tflite files: ONNX has no sparse kernels to gain by.")
+    source = Path(options.model)
+    target = _onnx_target(source, options.out)
+    check_writable(target, overwrite=options.overwrite)
+
+    import tfcompress as tfc
+    from tfcompress.model_files import load_model, load_representative
+
+    with console.progress() as progress:
+        progress.start("loading")
+        import_tensorflow()
+        model = load_model(source)
+        data = load_representative(options.data) if options.data else None
+        progress.start("converting to ONNX")
+        made = tfc.to_onnx(
+            model,
+            target,
+            overwrite=options.overwrite,
+            batch_size=options.batch_size,
+            target=options.target,
+            data=data,
+        )
+    console.table(["file", "size"], [[str(target), kilobytes(len(made.content))]])
+    for note in made.report.notes:
+        console.say(note)
+    broken = made.violations if options.target == "tensorrt" else []
+    for violation in broken:
+        console.say(str(violation))
+    result = {"path": str(target), "raw": len(made.content), "report": made.report.to_dict()}
+    console.result([result])
+    return 1 if any(violation.refused for violation in broken) else 0
+
+
+def _onnx_target(source: Path, out: str | None) -> Path:
+    stem = source.name if source.is_dir() else source.stem
+    if out is not None and out.endswith(".onnx"):
+        return Path(out)
+    folder = Path(out) if out is not None else source.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{stem}.onnx"

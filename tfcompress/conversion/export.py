@@ -233,10 +233,15 @@ def fix_shapes(
     return tuple(shapes)
 
 
-def write_saved_model(
-    model: keras.Model, interface: Interface, shapes: Sequence[tuple[int, ...]], folder: str
+def trace(
+    model: keras.Model, interface: Interface, shapes: Sequence[tuple[int | None, ...]]
 ) -> Exported:
-    """Writes the model's inference function as a SavedModel.
+    """The model's inference function, from named inputs to named outputs.
+
+    Args:
+        model: the model.
+        interface: its inputs.
+        shapes: of the inputs; a batch size of None stays open.
 
     Raises:
         ConversionError: the model cannot be traced with these shapes.
@@ -256,20 +261,32 @@ def write_saved_model(
         named = name_outputs(model, outputs)
         return {name: tf.identity(value, name=name) for name, value in named.items()}
 
-    with float32_compute(model), _quiet():
+    with float32_compute(model), quiet():
         try:
-            function = tf.function(infer, autograph=False).get_concrete_function(**signature)
+            return Exported(tf.function(infer, autograph=False).get_concrete_function(**signature))
         except Exception as error:
             shown = {name: tuple(spec.shape) for name, spec in signature.items()}
             raise ConversionError(
                 f"The model {model.name!r} cannot be traced for inference with inputs {shown}: "
                 f"{error}"
             ) from error
+
+
+def write_saved_model(
+    model: keras.Model, interface: Interface, shapes: Sequence[tuple[int, ...]], folder: str
+) -> Exported:
+    """Writes the model's inference function as a SavedModel.
+
+    Raises:
+        ConversionError: the model cannot be traced with these shapes.
+    """
+    exported = trace(model, interface, shapes)
+    with float32_compute(model), quiet():
         module = tf.Module()
-        module.held = list(function.graph.variables)
+        module.held = list(exported.function.graph.variables)
         module.tables = _tables(model)
-        tf.saved_model.save(module, folder, signatures={SIGNATURE: function})
-    return Exported(function)
+        tf.saved_model.save(module, folder, signatures={SIGNATURE: exported.function})
+    return exported
 
 
 @dataclass(frozen=True)
@@ -335,8 +352,9 @@ def float32_compute(model: keras.Model) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
+def quiet() -> Iterator[None]:
+    """Keeps TensorFlow's and the converters' logs from the terminal."""
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl", "tf2onnx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

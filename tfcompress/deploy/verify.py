@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfcompress.deploy.fidelity import FidelityReport, compare_outputs
+from tfcompress.deploy.fidelity import FidelityReport, compare_outputs, output_grids
 from tfcompress.errors import CompressError, ConfigError, DataError, VerificationError
+from tfcompress.onnx.model import OnnxModel
 from tfcompress.report import CompressionReport
 from tfcompress.runtime.model import TFLiteModel, input_infos
 
@@ -28,7 +29,7 @@ WITH_FLOAT_LAYERS = 0.995
 
 def verify(
     model: keras.Model,
-    tflite: TFLiteModel | str | os.PathLike[str] | bytes,
+    tflite: TFLiteModel | OnnxModel | str | os.PathLike[str] | bytes,
     data: Any,
     *,
     layers: bool = True,
@@ -39,12 +40,12 @@ def verify(
 
     Args:
         model: a built Keras 3 model.
-        tflite: the file, its bytes or a TFLiteModel.
+        tflite: the file, its bytes or a TFLiteModel; or an OnnxModel.
         data: inputs as `tfc.convert` takes representative data; all of them are compared.
         layers: compare each layer of a quantize-aware model too, on the first 64 examples: the
             layer gets the values that the file has at its inputs, so a difference is its own.
-        backend: `"xnnpack"` or `"reference"`.
-        threads: threads of the runtime.
+        backend: `"xnnpack"` or `"reference"`; of a `.tflite`.
+        threads: threads of the runtime; of a `.tflite`.
 
     Returns:
         The report; printed, it names the first layer that is off and the likely cause.
@@ -61,11 +62,12 @@ def verify(
     """
     from tfcompress.conversion import calibration, export
 
-    tflite = tflite if isinstance(tflite, TFLiteModel) else TFLiteModel(tflite)
+    file = tflite if isinstance(tflite, (TFLiteModel, OnnxModel)) else TFLiteModel(tflite)
     export.check_model(model)
     interface = export.read_interface(model)
     names = [spec.name for spec in interface.specs]
-    infos = {info.name: info for info in input_infos(tflite.parsed)}
+    inputs = file.inputs if isinstance(file, OnnxModel) else input_infos(file.parsed)
+    infos = {info.name: info for info in inputs}
     if set(infos) != set(names):
         raise ConfigError(
             f"The file must have the model's inputs {sorted(names)}. Received: {sorted(infos)}. "
@@ -73,15 +75,18 @@ def verify(
         )
     examples = calibration.gather(data, interface.specs, sys.maxsize)
     for name in names:
-        if examples[name].shape[1:] != tuple(infos[name].shape[1:]):
+        sizes = zip(examples[name].shape[1:], infos[name].shape[1:], strict=True)
+        if any(given != own for given, own in sizes if own or isinstance(file, TFLiteModel)):
             raise DataError(
                 f"The file's input {name!r} takes examples of shape {infos[name].shape[1:]}. "
                 f"Received: {examples[name].shape[1:]}"
             )
-    ours = _run(model, interface, examples, names, export)
-    theirs = tflite.predict(
-        examples if len(names) > 1 else examples[names[0]], backend=backend, threads=threads
-    )
+    ours = run_model(model, interface, examples)
+    given = examples if len(names) > 1 else examples[names[0]]
+    if isinstance(file, OnnxModel):
+        theirs = file.predict(given)
+    else:
+        theirs = file.predict(given, backend=backend, threads=threads)
     if not isinstance(theirs, dict):
         theirs = {next(iter(ours)) if len(ours) == 1 else "output": theirs}
     if set(theirs) != set(ours):
@@ -89,18 +94,21 @@ def verify(
             f"The file must have the model's outputs {sorted(ours)}. Received: {sorted(theirs)}. "
             "Is it a file of this model?"
         )
-    report = compare_outputs(tflite, ours, theirs)
+    grids = file.output_grids if isinstance(file, OnnxModel) else output_grids(file)
+    report = compare_outputs(grids, ours, theirs)
     if layers:
-        _add_layers(report, model, tflite, interface, examples, names)
+        _add_layers(report, model, file, interface, examples, names)
     return report
 
 
-def _run(
-    model: Any, interface: Any, examples: dict[str, np.ndarray], names: list[str], export: Any
-) -> dict[str, np.ndarray]:
-    """The model's outputs by name."""
+def run_model(model: Any, interface: Any, examples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The model's outputs by name, of inputs by name."""
     import keras
     import tensorflow as tf
+
+    from tfcompress.conversion import export
+
+    names = [spec.name for spec in interface.specs]
 
     @tf.function(autograph=False)
     def infer(parts: list[Any]) -> Any:
@@ -119,7 +127,7 @@ def _run(
 def _add_layers(
     report: FidelityReport,
     model: Any,
-    tflite: TFLiteModel,
+    file: TFLiteModel | OnnxModel,
     interface: Any,
     examples: Any,
     names: Any,
@@ -131,13 +139,17 @@ def _add_layers(
     if not is_quantize_aware(model):
         report.notes.append("Layers are compared for models of tfc.quantize_aware only.")
         return
-    from tfcompress.quantization.layerwise import compare_layers
+    from tfcompress.onnx import layers as in_onnx
+    from tfcompress.quantization import layerwise as in_tflite
 
     few = {name: examples[name][:LAYER_EXAMPLES] for name in names}
     report.layer_examples = len(few[names[0]])
     nest = keras.tree.map_structure(lambda index: few[names[index]], interface.structure)
     try:
-        report.layers, notes = compare_layers(model, tflite, few, nest)
+        if isinstance(file, OnnxModel):
+            report.layers, notes = in_onnx.compare_layers(model, file, few, nest)
+        else:
+            report.layers, notes = in_tflite.compare_layers(model, file, few, nest)
     except CompressError as error:
         notes = [f"Layers could not be compared: {error}"]
     report.notes += notes

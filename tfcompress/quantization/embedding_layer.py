@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.quantization import exact, grids, modes
-from tfcompress.quantization.layers import QuantizedLayer, known
+from tfcompress.quantization.layers import QuantizedLayer, constant_quant, known
 from tfcompress.quantization.ranges import TableRange
 
 
@@ -69,6 +69,8 @@ class QuantizedEmbedding(QuantizedLayer):
         with tf.init_scope():
             whole = grids.quantize_weights(self.values(), grid, bits=self.weight_bits)
             real = (whole * grid.scale).numpy()
+        if modes.for_onnx():
+            return tf.gather(constant_quant(np.asarray(real), grid, narrow=False), rows)
         low, high = grids.fake_quant_range(grid)
         table = tf.quantization.fake_quant_with_min_max_vars(
             tf.constant(np.asarray(real)), float(low), float(high)

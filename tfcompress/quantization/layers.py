@@ -8,6 +8,7 @@ stored integers of its input again by one division.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -111,11 +112,42 @@ def _source(item: Any) -> GridSource | None:
     return GridSource.from_config(item)
 
 
-def fake_quant(x: Any, grid: Grid) -> tf.Tensor:
-    """The operator that tells the converter an activation's grid, whose values are known here."""
+def fake_quant(x: Any, grid: Grid, layer: str = "") -> tf.Tensor:
+    """The operator that tells the converter an activation's grid, whose values are known here.
+
+    Args:
+        x: float32 tensor.
+        grid: its grid.
+        layer: name of the layer whose output it is, for ONNX: the operator is named after it.
+    """
     low, high = fake_quant_range(grid, bits=grid.bits, narrow=grid.wide)
     return tf.quantization.fake_quant_with_min_max_vars(
-        x, float(low), float(high), num_bits=grid.bits, narrow_range=grid.wide
+        x,
+        float(low),
+        float(high),
+        num_bits=grid.bits,
+        narrow_range=grid.wide,
+        name=grid_name(layer) if layer and modes.for_onnx() else None,
+    )
+
+
+def grid_name(layer: str) -> str:
+    """What the operators are named that put a layer's output on its grid, in ONNX."""
+    return re.sub(r"[^A-Za-z0-9_.]", "_", f"grid.{layer}.of")
+
+
+def constant_quant(values: Any, grid: Grid, *, narrow: bool = True) -> tf.Tensor:
+    """A constant's grid, for the converter to ONNX, which computes other operators ahead.
+
+    Args:
+        values: float32 array on the grid.
+        grid: symmetric; one scale, or one for each index of the last axis.
+        narrow: the smallest integer is not used.
+    """
+    low, high = fake_quant_range(grid, narrow=narrow)
+    axis = values.ndim - 1 if np.ndim(high) else None
+    return tf.quantization.quantize_and_dequantize_v2(
+        values, low, high, range_given=True, narrow_range=narrow, axis=axis
     )
 
 
@@ -228,6 +260,9 @@ class QuantizedOperation(QuantizedLayer):
                 constant = fake_quant(constant, constant_grid(value, self.output_source.bits))
             xs.insert(position, constant)
         real = self.primitive.real(xs, **self.arguments)
+        if modes.for_onnx():
+            only_moves = self.output_source is None or self.kind in ("dequantize", "transpose")
+            return real if only_moves else fake_quant(real, known(self.output_source), self.name)
         if self.kind == "requantize":
             real = _marked(fake_quant(real, known(self.input_sources[0])), REQUANTIZE)
         if self.kind == "dequantize":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,36 +55,81 @@ def compare_layers(
         runs = inputs[info.name][:count].reshape(-1, batch, *inputs[info.name].shape[1:])
         stored.append(quantize(runs, info))
     values = stored_values(tflite, [m.tensor for m in matches], stored)
-    real: dict[int, np.ndarray] = {}
+    found = []
     for match, array in zip(matches, values, strict=True):
         shape = (-1, *(int(s) for s in match.node.outputs[0].shape[1:]))
         steps = array.reshape(shape).astype(np.float32) - np.float32(match.zero_point)
-        real[id(match.node.outputs[0])] = steps * np.float32(match.scale)
-    count = len(next(iter(real.values())))
+        real = steps * np.float32(match.scale)
+        found.append(LayerValues(match.node, match.operator, match.scale, real))
+    causes = {id(match.node): match for match in matches}
+    rows = compare_values(model, found, nest, lambda node: _cause(causes[id(node)], tflite))
+    return rows, not_found(lost)
+
+
+@dataclass(frozen=True)
+class LayerValues:
+    """What a file computes for one layer.
+
+    Attributes:
+        node: the layer's call in the Keras model.
+        operator: what computes it in the file.
+        scale: of its grid.
+        values: real ones, (examples, ...).
+    """
+
+    node: Any
+    operator: str
+    scale: float
+    values: np.ndarray
+
+
+def compare_values(
+    model: keras.Model, found: list[LayerValues], nest: Any, cause: Callable[[Any], str]
+) -> list[LayerFidelity]:
+    """Runs each layer of a model on the values that a file has at its inputs.
+
+    Args:
+        model: a quantize-aware model, Functional.
+        found: what the file computes, in order.
+        nest: inputs as the model takes them, as many examples or more.
+        cause: of a layer's difference, in words, by its call.
+
+    Returns:
+        A row for each.
+    """
+    real = {id(item.node.outputs[0]): item.values for item in found}
+    count = len(found[0].values)
     given = [np.asarray(v)[:count] for v in keras.tree.flatten(nest)]
     starts = {id(t): v for t, v in zip(functional(model).inputs, given, strict=True)}
-    all_layers = keras.Model(functional(model).inputs, [m.node.outputs[0] for m in matches])
-    so_far = keras.tree.flatten(all_layers.predict(given, batch_size=64, verbose=0))
     rows = []
-    for match, alone in zip(matches, so_far, strict=True):
-        theirs = real[id(match.node.outputs[0])]
-        ours = _on_same_inputs(match.node, {**starts, **real})
-        off = np.abs(np.rint((theirs - ours) / match.scale)).astype(np.int64)
+    for item, alone in zip(found, run_to(model, [f.node for f in found], given), strict=True):
+        ours = _on_same_inputs(item.node, {**starts, **real})
+        off = np.abs(np.rint((item.values - ours) / item.scale)).astype(np.int64)
         rows.append(
             LayerFidelity(
-                name=match.node.operation.name,
-                operator=match.operator,
+                name=item.node.operation.name,
+                operator=item.operator,
                 identical=float((off == 0).mean()),
                 max_lsb=int(off.max()),
                 mean_lsb=float(off.mean()),
-                identical_so_far=float((np.abs(theirs - alone) < match.scale / 2).mean()),
-                cause=_cause(match, tflite) if off.any() else "",
+                identical_so_far=float((np.abs(item.values - alone) < item.scale / 2).mean()),
+                cause=cause(item.node) if off.any() else "",
             )
         )
-    notes = []
-    if lost:
-        notes.append(f"Not found in the file, so not compared on their own: {', '.join(lost)}.")
-    return rows, notes
+    return rows
+
+
+def run_to(model: keras.Model, nodes: list[Any], given: list[np.ndarray]) -> list[np.ndarray]:
+    """What a model's layers compute from its inputs, by their calls."""
+    part = keras.Model(functional(model).inputs, [node.outputs[0] for node in nodes])
+    return [np.asarray(value) for value in keras.tree.flatten(part(given, training=False))]
+
+
+def not_found(lost: list[str]) -> list[str]:
+    """A note on layers that were not compared."""
+    if not lost:
+        return []
+    return [f"Not found in the file, so not compared on their own: {', '.join(lost)}."]
 
 
 def _matched(model: keras.Model, tflite: TFLiteModel) -> tuple[list[_Match], list[str]]:
@@ -99,7 +144,7 @@ def _matched(model: keras.Model, tflite: TFLiteModel) -> tuple[list[_Match], lis
             for part in re.split("[;/]", tensor.name):
                 for name in {part, re.sub(r"_\d+$", "", part)}:
                     named.setdefault(name, []).append((tensor, op.name))
-    for node in _nodes(model):
+    for node in quantized_calls(model):
         layer = node.operation
         if layer.output_source is None:
             continue
@@ -122,7 +167,8 @@ def _matched(model: keras.Model, tflite: TFLiteModel) -> tuple[list[_Match], lis
     return found, lost
 
 
-def _nodes(model: keras.Model) -> list[Any]:
+def quantized_calls(model: keras.Model) -> list[Any]:
+    """The calls of a quantize-aware model's layers, in order."""
     graph = functional(model)
     return [
         node
@@ -151,7 +197,7 @@ def _on_same_inputs(node: Any, values: dict[int, np.ndarray]) -> np.ndarray:
     for tensor in node.input_tensors:
         visit(tensor)
     part = keras.Model(sources, node.outputs[0])
-    return np.asarray(part.predict([values[id(t)] for t in sources], batch_size=64, verbose=0))
+    return np.asarray(part([values[id(t)] for t in sources], training=False))
 
 
 def _cause(match: _Match, tflite: TFLiteModel) -> str:

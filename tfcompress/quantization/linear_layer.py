@@ -14,7 +14,13 @@ from tfcompress.quantization.arithmetic import linear, wide
 from tfcompress.quantization.arithmetic.output import Activation
 from tfcompress.quantization.batchnorm import FoldedBatchNorm
 from tfcompress.quantization.grids import Grid
-from tfcompress.quantization.layers import QuantizedLayer, fake_quant, known, steps
+from tfcompress.quantization.layers import (
+    QuantizedLayer,
+    constant_quant,
+    fake_quant,
+    known,
+    steps,
+)
 from tfcompress.quantization.primitives import activate
 from tfcompress.quantization.rounding import on_grid, requantized
 from tfcompress.transforms.mask import Mask
@@ -163,6 +169,8 @@ class QuantizedLinear(QuantizedLayer):
         x = tf.convert_to_tensor(inputs)
         image = self._image(x)
         if modes.export_bits():
+            if modes.for_onnx() and self._dense:
+                return self._express_dense(x)
             return self._shaped(self._express(image), x)
         if modes.observer() is not None:
             return self._shaped(self._observe(image), x)
@@ -278,12 +286,37 @@ class QuantizedLinear(QuantizedLayer):
             modes.observer()(self, y)
         return y
 
-    def _express(self, image: tf.Tensor) -> tf.Tensor:
+    @property
+    def _dense(self) -> bool:
+        """Whether it is a dense layer: a product of matrices."""
+        return self.kind == "conv" and self.tail is not None
+
+    def _written(self) -> tuple[np.ndarray, np.ndarray | None, Grid]:
+        """Kernel, channels last, and bias as real values on their grids, and the kernel's grid."""
         with tf.init_scope():
             inputs = self.input_sources[0].grid()
             kernel, bias, weights = self.integers(inputs)
             real = (self._by_channel(kernel) * weights.scale).numpy()
-            added = self._written_bias(bias, inputs, weights)
+            return real, self._written_bias(bias, inputs, weights), weights
+
+    def _express_dense(self, x: tf.Tensor) -> tf.Tensor:
+        real, added, weights = self._written()
+        if self.contracted > 1:
+            x = tf.reshape(x, [*_sizes(x)[: -self.contracted], self.kernel_shape[2]])
+        y = tf.matmul(x, constant_quant(real[0, 0], weights))
+        y = activate(y if added is None else tf.nn.bias_add(y, added), self.activation)
+        if self.tail is not None and len(self.tail) > 1:
+            y = tf.reshape(y, [*_sizes(y)[:-1], *self.tail])
+        return fake_quant(y, known(self.output_source), self.name)
+
+    def _express(self, image: tf.Tensor) -> tf.Tensor:
+        real, added, weights = self._written()
+        if modes.for_onnx():
+            kernel = self._own_shape(constant_quant(real, weights))
+            y = self._sum(image, kernel, 1)
+            y = y if added is None else tf.nn.bias_add(y, added)
+            y = activate(y, self.activation)
+            return fake_quant(y, known(self.output_source), self.name)
         bits = 8 if self.weight_bits > modes.export_bits() else modes.export_bits()
         low, high = grids.fake_quant_range(weights, bits=bits, narrow=True)
         shape = real.shape
@@ -363,3 +396,9 @@ class QuantizedLinear(QuantizedLayer):
             return tf.reshape(y, [-1 if size is None else size for size in shape])
         dynamic = tf.shape(x)
         return tf.reshape(y, [dynamic[i] if s is None else s for i, s in enumerate(shape)])
+
+
+def _sizes(x: tf.Tensor) -> list[Any]:
+    """A tensor's shape; sizes that are not known are tensors."""
+    dynamic = tf.shape(x)
+    return [dynamic[i] if size is None else size for i, size in enumerate(x.shape)]

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 _observe: ContextVar[Any] = ContextVar("observe", default=None)
 _export: ContextVar[int] = ContextVar("export", default=0)
+_onnx: ContextVar[bool] = ContextVar("onnx", default=False)
 
 
 @contextmanager
@@ -28,18 +29,21 @@ def observing(collect: Any) -> Iterator[None]:
 
 
 @contextmanager
-def exporting(weight_bits: int = 8) -> Iterator[None]:
+def exporting(weight_bits: int = 8, *, onnx: bool = False) -> Iterator[None]:
     """Inside it, layers compute in the fake-quant form that the converter reads.
 
     Args:
         weight_bits: width of the integers that weights are stored in; those of fewer bits are
             kept on their grid in integers of 8 bits, unless this is less.
+        onnx: the converter is that to ONNX: no marks for TFLite's, every operator's output is
+            rounded by itself, and dense layers stay products of matrices.
     """
-    token = _export.set(weight_bits)
+    tokens = _export.set(weight_bits), _onnx.set(onnx)
     try:
         yield
     finally:
-        _export.reset(token)
+        _export.reset(tokens[0])
+        _onnx.reset(tokens[1])
 
 
 def observer() -> Any:
@@ -50,6 +54,11 @@ def observer() -> Any:
 def export_bits() -> int:
     """Width of stored weights inside `exporting`; 0 outside."""
     return _export.get()
+
+
+def for_onnx() -> bool:
+    """Whether what is written inside `exporting` becomes ONNX."""
+    return _onnx.get()
 
 
 @tf.custom_gradient

@@ -36,6 +36,7 @@ class Plan:
         real_outputs: mark where the model's outputs leave their grids, as in a model whose
             outputs float operators read.
         bits: of activations, 8 or 16.
+        symmetric: all grids have zero point 0; operators whose own grid has another stay float.
 
     Attributes:
         grids: `id` of each tensor that lies on a grid to its plan; others are float.
@@ -43,10 +44,17 @@ class Plan:
     """
 
     def __init__(
-        self, graph: Graph, inputs: list[Value], *, real_outputs: bool = False, bits: int = 8
+        self,
+        graph: Graph,
+        inputs: list[Value],
+        *,
+        real_outputs: bool = False,
+        bits: int = 8,
+        symmetric: bool = False,
     ) -> None:
         self.graph = graph
         self.bits = bits
+        self.symmetric = symmetric
         self.grids: dict[int, GridPlan] = {}
         self._on_grid: dict[int, Value] = {}
         self._real_values: dict[int, Value] = {}
@@ -82,9 +90,9 @@ class Plan:
         node.inputs = [self._entered.get(id(v), v) for v in node.inputs]
         if isinstance(node, Linear):
             node.inputs = [self._quantized(v, node) for v in node.inputs]
-            self.grids[id(node.output)] = GridPlan([node])
+            self.grids[id(node.output)] = self._own_grid(node)
         elif isinstance(node, Table):
-            self.grids[id(node.output)] = GridPlan([node])
+            self.grids[id(node.output)] = self._own_grid(node)
         elif isinstance(node, Operator):
             self._operator(node)
         elif isinstance(node, Kept) and node.moves:
@@ -102,18 +110,23 @@ class Plan:
             return
         if row.takes == "anything":
             node.inputs = [self._quantized(v, node) for v in node.inputs]
-        if row.takes == "floats" or any(self.grid(v) is None for v in node.inputs):
+        floats = row.takes == "floats" or (self.symmetric and off_centre(row.output))
+        if floats or any(self.grid(v) is None for v in node.inputs):
             node.inputs = [self._real(v, node) for v in node.inputs]
             return
         if row.symmetric is not None:
             self._make_symmetric(node, row.symmetric)
         output = row.output
         if output == "own":
-            self.grids[id(node.output)] = GridPlan([node])
+            self.grids[id(node.output)] = self._own_grid(node)
         elif output == "same":
             self.grids[id(node.output)] = self.grids[id(node.inputs[0])]
         else:
             self.grids[id(node.output)] = GridPlan(fixed=output)
+
+    def _own_grid(self, *owners: Node) -> GridPlan:
+        """A grid that holds the ranges of these nodes."""
+        return GridPlan(list(owners), symmetric=self.symmetric)
 
     def _make_symmetric(self, node: Operator, position: int) -> None:
         """Asks for zero point 0 where the grid can still have it: an own one of a layer."""
@@ -142,12 +155,14 @@ class Plan:
             return value
         if id(value) not in self._on_grid:
             source, out = value, Value(value.shape, "float32")
-            if self.bits == 16 and id(value) in self.graph.makers():
-                # The converter would put what made it on the grid too, and has no such operators.
+            maker = self.graph.makers().get(id(value))
+            if maker is not None and (self.bits == 16 or _carries(maker)):
+                # The converter would put what made it on the grid too. In 16 bits it has no such
+                # operators; in 8 bits their inputs would be rounded as well.
                 source = self._boundary(value, node)
             added = Operator(node.call, [source], [out], [], "quantize")
             self._new.append(added)
-            self.grids[id(out)] = GridPlan([added])
+            self.grids[id(out)] = self._own_grid(added)
             self._on_grid[id(value)] = out
         return self._on_grid[id(value)]
 
@@ -156,7 +171,7 @@ class Plan:
         if any(self.grid(v) is None for v in node.inputs):
             node.inputs = [self._real(v, node) for v in node.inputs]
             return
-        shared = GridPlan()
+        shared = self._own_grid()
         readers = self.graph.readers()
         moved: dict[int, Value] = {}
         for value in node.inputs:
@@ -202,3 +217,13 @@ def _merge(shared: GridPlan, plan: GridPlan) -> None:
 
 def _is_float(node: Node) -> bool:
     return isinstance(node, Kept) and not (node.moves or node.joins)
+
+
+def _carries(node: Node) -> bool:
+    """Whether an operator's output has its input's grid, so that the converter moves one back."""
+    return isinstance(node, Operator) and PRIMITIVES[node.kind].output == "same"
+
+
+def off_centre(output: Any) -> bool:
+    """Whether an operator's output has a fixed grid with a zero point other than 0."""
+    return callable(output) and float(output().zero_point) != 0

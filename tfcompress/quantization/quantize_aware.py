@@ -20,7 +20,7 @@ from tfcompress.quantization.lowering import Lowering
 from tfcompress.quantization.model import QuantizedModel
 from tfcompress.quantization.nodes import Kept, Linear, Operator, Table
 from tfcompress.quantization.passes import Graph, fold, fuse_activations, share_work
-from tfcompress.quantization.planning import Plan
+from tfcompress.quantization.planning import Plan, off_centre
 from tfcompress.quantization.primitives import PRIMITIVES
 from tfcompress.quantization.scheme import QuantizationScheme, get_scheme
 from tfcompress.quantization.subclassed import quantize_layers
@@ -142,7 +142,13 @@ def _quantize_graph(
     share_work(graph)
     fuse_activations(graph)
     graph.remove_dead()
-    plan = Plan(graph, flow.input_values, real_outputs=real_outputs, bits=bits)
+    plan = Plan(
+        graph,
+        flow.input_values,
+        real_outputs=real_outputs,
+        bits=bits,
+        symmetric=choice.scheme.symmetric,
+    )
     emitter = Emitter(plan, choice.scheme, choice.schemes, choice.masked)
     outputs = keras.tree.map_structure(
         lambda value: plan.outputs[id(graph.standing_for(value))], lowered.outputs
@@ -197,13 +203,7 @@ def _describe(report: CompressionReport, flow: Flow, plan: Plan, emitter: Emitte
             elif isinstance(node, Operator):
                 layer = emitter.layers[id(node)]
                 if layer.output_source is None:
-                    wide = PRIMITIVES[node.kind].integers(plan.bits) is None
-                    reason = (
-                        f"no {plan.bits}-bit form of {node.kind} is known"
-                        if wide
-                        else "what it computes on is float"
-                    )
-                    done[path] = ("left", reason, {})
+                    done[path] = ("left", _why_float(node, plan), {})
                 else:
                     done.setdefault(path, ("quantized", "", _into(layer, path)))
     for path, operation in by_path.items():
@@ -213,6 +213,15 @@ def _describe(report: CompressionReport, flow: Flow, plan: Plan, emitter: Emitte
         report.notes.append(
             f"{layer.name!r} cannot be rebuilt from its config ({why}): both models hold it."
         )
+
+
+def _why_float(node: Operator, plan: Plan) -> str:
+    row = PRIMITIVES[node.kind]
+    if row.integers(plan.bits) is None:
+        return f"no {plan.bits}-bit form of {node.kind} is known"
+    if plan.symmetric and off_centre(row.output):
+        return "the zero point of its int8 form is not 0, as a symmetric scheme asks"
+    return "what it computes on is float"
 
 
 def _into(layer: Any, path: str) -> dict[str, str]:

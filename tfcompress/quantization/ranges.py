@@ -124,10 +124,11 @@ class LearnedRange(Ranges):
         self.zero_point = _scalar(layer, "zero_point", 0.0)
         self.state = _scalar(layer, "range_state", GUESSED)
         self.bits = layer.output_source.bits
+        self.symmetric = layer.output_source.symmetric
 
     def set(self, minimum: float, maximum: float, *, guessed: bool = False) -> None:
         """Gives it the grid of values found in data, or of guessed ones."""
-        grid = choose_grid(minimum, maximum, bits=self.bits)
+        grid = choose_grid(minimum, maximum, bits=self.bits, symmetric=self.symmetric)
         self.scale.assign(grid.scale)
         self.root.assign(1.0)
         self.zero_point.assign(grid.zero_point)
@@ -138,8 +139,9 @@ class LearnedRange(Ranges):
 
     def ends(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Smallest and largest value that the grid holds."""
-        grid = self.grid(False)
-        ends = [(end - grid.zero_point) * grid.scale for end in (grid.low, grid.high)]
+        grid = self.grid(self.symmetric)
+        low = -grid.high if self.symmetric else grid.low
+        ends = [(end - grid.zero_point) * grid.scale for end in (low, grid.high)]
         return ends[0], ends[1]
 
     def grid(self, symmetric: bool) -> Grid:

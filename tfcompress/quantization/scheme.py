@@ -21,6 +21,9 @@ class QuantizationScheme:
             output channel.
         activation_bits: 8: asymmetric, one scale for each tensor; 16: symmetric, more accurate
             and slow, as XNNPACK has no kernels of 16 bits. One width for the whole model.
+        symmetric: activations lie on grids around 0 (zero point 0), as TensorRT asks: a tensor
+            without negative values uses half of its integers. Sigmoid and softmax, whose grids
+            the runtime fixes elsewhere, stay float. One for the whole model.
         range_method: how the ranges of activations are trained: `"moving_average"` of each
             batch's smallest and largest value, or `"lsq"`, by gradient (Esser 2020, "Learned Step
             Size Quantization").
@@ -31,6 +34,7 @@ class QuantizationScheme:
 
     weight_bits: int = 8
     activation_bits: int = 8
+    symmetric: bool = field(default=False, kw_only=True)
     range_method: str = field(default="moving_average", kw_only=True)
     batchnorm: str = field(default="frozen", kw_only=True)
     overrides: Mapping[Any, QuantizationScheme | None] = field(default_factory=dict, kw_only=True)
@@ -50,13 +54,16 @@ class QuantizationScheme:
                 raise ConfigError(
                     f"`{name}` must be one of {list(allowed)}. Received: {getattr(self, name)!r}"
                 )
+        if not isinstance(self.symmetric, bool):
+            raise ConfigError(f"`symmetric` must be True or False. Received: {self.symmetric!r}")
         for scope, own in self.overrides.items():
-            if own is not None and own.activation_bits != self.activation_bits:
-                raise ConfigError(
-                    "`activation_bits` is one for the whole model: tensors join layers. Received: "
-                    f"{self.activation_bits}, and {own.activation_bits} for {scope!r}. Give the "
-                    "override the same, or None to leave these layers float."
-                )
+            for name in ("activation_bits", "symmetric"):
+                if own is not None and getattr(own, name) != getattr(self, name):
+                    raise ConfigError(
+                        f"`{name}` is one for the whole model: tensors join layers. Received: "
+                        f"{getattr(self, name)}, and {getattr(own, name)} for {scope!r}. Give the "
+                        "override the same, or None to leave these layers float."
+                    )
 
 
 SCHEMES = {

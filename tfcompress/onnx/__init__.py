@@ -1,0 +1,1 @@
+"""ONNX: from Keras models, float and quantize-aware."""
