@@ -21,16 +21,16 @@ def chain(middle="FLOOR", dtype="float32"):
     return Graph(tensors, operators).build()
 
 
-def test_the_adapter_has_a_name(gpu, capsys):
+def test_the_adapter_has_a_name(gpu_adapter, capsys):
     with capsys.disabled():
-        print(f"\nGPU of the tests: {gpu}")
-    assert gpu.name and gpu.interface
+        print(f"\nGPU of the tests: {gpu_adapter}")
+    assert gpu_adapter.name and gpu_adapter.interface
     if "swiftshader" in os.environ["VK_DRIVER_FILES"]:
-        assert gpu.software and "its speed is not a GPU's" in str(gpu)
+        assert gpu_adapter.software and "its speed is not a GPU's" in str(gpu_adapter)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_predict(gpu, float_file, images, precision):
+def test_predict(gpu_adapter, float_file, images, precision):
     model = tfc.TFLiteModel(float_file)
     x = images[0][:3]
     ours = model.predict(x, backend="gpu", gpu_precision=precision)
@@ -40,7 +40,7 @@ def test_predict(gpu, float_file, images, precision):
     assert error < (1e-5 if precision == "fp32" else 1e-2)
 
 
-def test_int8_and_partial_last_batch(gpu, int8_file, images):
+def test_int8_and_partial_last_batch(gpu_adapter, int8_file, images):
     model = tfc.TFLiteModel(int8_file)
     ours = model.predict(images[0][:3], backend="gpu")
     theirs = model.predict(images[0][:3])
@@ -48,13 +48,15 @@ def test_int8_and_partial_last_batch(gpu, int8_file, images):
     assert np.abs(ours - theirs).max() <= 2.001 * step.quantization.scales[0]
 
 
-def test_what_the_gpu_refuses_is_told(gpu):
+def test_what_the_gpu_refuses_is_told(gpu_adapter):
     outputs, placement = run(chain("ZEROS_LIKE"))
-    assert placement == GpuPlacement(gpu, 2, 4, ("ZEROS_LIKE: Operation is not supported.",))
+    assert placement == GpuPlacement(
+        gpu_adapter, 2, 4, ("ZEROS_LIKE: Operation is not supported.",)
+    )
     assert not placement.fully_accelerated
     assert (outputs[0] == 0).all()
     _, placement = run(chain())
-    assert placement == GpuPlacement(gpu, 4, 4) and placement.fully_accelerated
+    assert placement == GpuPlacement(gpu_adapter, 4, 4) and placement.fully_accelerated
 
 
 def run(content):
@@ -86,14 +88,14 @@ def test_where_drivers_are_looked_for(tmp_path):
     )
 
 
-def test_a_driver_that_dies_is_an_exception(gpu):
+def test_a_driver_that_dies_is_an_exception(gpu_adapter):
     """LiteRT aborts the process where a bias is computed; XNNPACK runs such a file."""
     (case,) = [case for case in cases() if case.name == "dense computed bias"]
     with pytest.raises(tfc.DeviceError, match=r"does not survive this model.*SIGABRT"):
         run(case.graph.build())
 
 
-def test_a_driver_that_hangs_is_an_exception(gpu, float_file, monkeypatch):
+def test_a_driver_that_hangs_is_an_exception(gpu_adapter, float_file, monkeypatch):
     monkeypatch.setattr(gpu_module, "_SECONDS", 0.05)
     with pytest.raises(tfc.DeviceError, match=r"did not end within 0\.05 seconds"):
         run(float_file.read_bytes())

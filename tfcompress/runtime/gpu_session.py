@@ -131,7 +131,7 @@ class GpuSession:
                 raise DeviceError(_refusal(read(), str(error))) from error
             log = read()
         count = sum(len(graph.operators) for graph in parsed.subgraphs)
-        self.placement = placement_of(log, count)
+        self.placement = placement_of(log, count, expanding=_expanding(parsed))
 
     def _bind(self, parsed: schema.Model) -> None:
         """Buffers for the main graph's inputs and outputs, in the file's order."""
@@ -194,12 +194,28 @@ def _module() -> Any:
         ) from error
 
 
-def placement_of(log: str, operators: int) -> GpuPlacement:
+def _expanding(parsed: schema.Model) -> int:
+    """How many operators only expand float16 weights.
+
+    Where a GPU takes not all operators, LiteRT counts these among the ones that are left; but what
+    the GPU takes reads the weights as they are stored.
+    """
+    return sum(
+        operator.name == "DEQUANTIZE"
+        and parsed.constant(tensor := graph.tensors[operator.inputs[0]]) is not None
+        and tensor.dtype == "float16"
+        for graph in parsed.subgraphs
+        for operator in graph.operators
+    )
+
+
+def placement_of(log: str, operators: int, expanding: int = 0) -> GpuPlacement:
     """Reads what the accelerator said while it loaded a model.
 
     Args:
         log: what native code wrote.
         operators: how many operators the file has.
+        expanding: how many of these only expand float16 weights.
 
     Raises:
         DeviceError: no adapter was chosen.
@@ -209,7 +225,8 @@ def placement_of(log: str, operators: int) -> GpuPlacement:
         raise DeviceError(_refusal(log, "it says nothing of an adapter"))
     adapter_ = Adapter(**{key: value.strip() for key, value in chosen.groupdict().items()})
     left, refused = 0, []
-    for found in _REFUSALS.finditer(log):
+    # A loop's body is given to the GPU again each time that it is planned: counted once.
+    for found in {match.groups(): match for match in _REFUSALS.finditer(log)}.values():
         left += int(found["left"])
         refused += [line.strip() for line in found["reasons"].splitlines() if line.strip()]
     return GpuPlacement(
