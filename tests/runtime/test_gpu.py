@@ -1,6 +1,8 @@
 """The GPU accelerator, for real: on a software Vulkan driver where there is no GPU."""
 
 import os
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +107,36 @@ def test_a_damaged_file_never_reaches_the_driver(float_file, monkeypatch):
     monkeypatch.setattr(gpu_module, "run_isolated", lambda *_, **__: pytest.fail("reached"))
     with pytest.raises(tfc.CorruptFileError):
         run(float_file.read_bytes()[:-500])
+
+
+@pytest.fixture(scope="module")
+def no_delegate(tmp_path_factory):
+    """A library of a delegate that takes nothing."""
+    library = tmp_path_factory.mktemp("delegate") / "libno_delegate.so"
+    source = Path(__file__).with_name("no_delegate.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    return library
+
+
+def test_a_delegate_of_the_users_own(no_delegate, float_file, images):
+    model = tfc.TFLiteModel(float_file)
+    x = images[0][:3]
+    assert (model.predict(x, backend="gpu", delegate=no_delegate) == model.predict(x)).all()
+    (row,) = tfc.benchmark(float_file, backend="gpu", delegate=no_delegate, runs=1).rows
+    assert (row.gpu.placement.placed, row.gpu.placement.operators) == (0, 5)
+    assert row.gpu.placement.adapter.name == "libno_delegate.so" and row.gpu.largest == 0
+
+
+def test_what_is_no_delegate(float_file, tmp_path):
+    model, x = tfc.TFLiteModel(float_file), np.zeros((1, 28, 28, 1))
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"no library")
+    with pytest.raises(tfc.DeviceError, match="cannot be loaded as a delegate"):
+        model.predict(x, backend="gpu", delegate=broken)
+    with pytest.raises(tfc.ConfigError, match=r"No such file. Received: 'gone\.so'"):
+        model.predict(x, backend="gpu", delegate="gone.so")
+    with pytest.raises(tfc.ConfigError, match="needs backend 'gpu'"):
+        model.predict(x, delegate=broken)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ def benchmark(
     inputs: Any = None,
     runtime: str = "auto",
     gpu_precision: str = "fp16",
+    delegate: str | os.PathLike[str] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> BenchmarkReport:
     """Measures the latency of models on this machine.
@@ -161,6 +162,8 @@ def benchmark(
             is taken; None for noise (zeros for integer inputs such as token ids).
         runtime: `"auto"`, `"ai-edge-litert"`, `"tflite-runtime"` or `"tensorflow"`.
         gpu_precision: `"fp16"`, as LiteRT has it, or `"fp32"`; in which the GPU computes.
+        delegate: with `"gpu"`, path of a delegate's library, such as
+            libtensorflowlite_gpu_delegate.so, to use in place of LiteRT's accelerator.
         progress: called with the share done, 0 to 1.
 
     Returns:
@@ -190,9 +193,14 @@ def benchmark(
             isinstance(v, bool) or not isinstance(v, int) or v < least for v in values
         ):
             raise ConfigError(f"`{label}` must be whole numbers >= {least}. Received: {values}")
+    on_gpu: dict[str, Any] = {"precision": gpu_precision, "delegate": None}
+    if delegate is not None:
+        on_gpu["delegate"] = os.fspath(delegate)
+    gpu.check_setting(
+        gpu_precision, runtime if adapter.GPU in backends else "auto", on_gpu["delegate"]
+    )
     runtime = adapter.resolve_runtime(runtime)
-    gpu.check_precision(gpu_precision)
-    if adapter.GPU in backends:
+    if adapter.GPU in backends and delegate is None:
         gpu.accelerator()  # where there is none, it is said before anything is measured
 
     with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
@@ -206,10 +214,14 @@ def benchmark(
                     for count in counts[:1] if name == adapter.GPU else counts:
                         worker = _Worker(model.name, name, count)
                         workers.append(worker)
-                        worker.load(file, data, runtime, gpu_precision)
+                        worker.load(file, data, runtime, on_gpu)
                         if name == adapter.GPU and not worker.error:
                             worker.gpu = compare(
-                                model, inputs, precision=gpu_precision, threads=count
+                                model,
+                                inputs,
+                                threads=count,
+                                runtime=runtime if delegate else "auto",
+                                **on_gpu,
                             )
             _measure([w for w in workers if not w.error], runs, warmup, progress)
             if all(worker.error for worker in workers):
@@ -309,7 +321,7 @@ class _Worker:
             raise CorruptFileError(f"{self.name!r} cannot be run: {answer['error']}")
         return answer
 
-    def load(self, file: str, data: str, runtime: str, gpu_precision: str) -> None:
+    def load(self, file: str, data: str, runtime: str, on_gpu: dict[str, Any]) -> None:
         try:
             answer = self.ask(
                 load=file,
@@ -317,7 +329,7 @@ class _Worker:
                 runtime=runtime,
                 backend=self.backend,
                 threads=self.threads,
-                gpu_precision=gpu_precision,
+                **on_gpu,
             )
         except DeviceError as error:  # the driver died of it
             answer = {"error": str(error)}

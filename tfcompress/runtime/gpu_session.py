@@ -23,7 +23,7 @@ from typing import IO, Any, Final
 import numpy as np
 
 from tfcompress.errors import DeviceError
-from tfcompress.runtime import adapter, proof, schema
+from tfcompress.runtime import adapter, placement, proof, schema
 from tfcompress.runtime.model import input_infos, output_infos
 
 RUNTIME: Final = "ai-edge-litert"
@@ -183,6 +183,42 @@ class GpuSession:
             raise DeviceError(f"{RUNTIME} could not run the model on the GPU: {error}") from error
 
 
+class DelegateSession(adapter.Session):
+    """A model loaded with a delegate of the user's own, with a `placement` like a `GpuSession`.
+
+    Args:
+        content: bytes of a proven `.tflite` file.
+        delegate: path of the library.
+        runtime: as for `adapter.Session`.
+        threads: threads of the CPU for what the delegate leaves.
+
+    Raises:
+        DeviceError: the library is no delegate, or refuses the file.
+    """
+
+    def __init__(
+        self, content: bytes, *, delegate: str, runtime: str = "auto", threads: int = 1
+    ) -> None:
+        super().__init__(content, runtime=runtime, threads=threads, delegate=delegate)
+        parsed = schema.parse(content)
+        # XNNPACK takes what the delegate leaves: without it the delegate's partitions stand alone.
+        alone = adapter.Session(content, runtime=runtime, backend="reference", delegate=delegate)
+        placed = sum(placement.taken_of(parsed.subgraphs[0], alone))
+        count = sum(len(graph.operators) for graph in parsed.subgraphs)
+        self.placement = GpuPlacement(
+            Adapter(os.path.basename(delegate), interface="delegate"), placed, count
+        )
+
+
+def open_session(
+    content: bytes, *, precision: str, threads: int, runtime: str, delegate: str | None
+) -> Any:
+    """The model on LiteRT's accelerator, or with a delegate of the user's own."""
+    if delegate is None:
+        return GpuSession(content, precision=precision, threads=threads)
+    return DelegateSession(content, delegate=delegate, runtime=runtime, threads=threads)
+
+
 def _module() -> Any:
     adapter.resolve_runtime(RUNTIME)
     try:
@@ -275,6 +311,8 @@ def job(
     inputs: str | None,
     result: str,
     environment: dict[str, str | None],
+    runtime: str,
+    delegate: str | None,
 ) -> dict[str, Any]:
     """Loads a file on the GPU, runs it on each of the inputs, and says what was placed.
 
@@ -285,13 +323,17 @@ def job(
         inputs: `.npz` of stored values for each input, (runs, *shape); None for one run on zeros.
         result: `.npz` to write the outputs' stored values to.
         environment: variables of the asking process, which may differ from this one's.
+        runtime: the runtime that loads a delegate.
+        delegate: path of its library; None for LiteRT's own accelerator.
 
     Returns:
         The fields of a `GpuPlacement` as plain values.
     """
     set_environment(environment)
     with open(path, "rb") as file:
-        session = GpuSession(file.read(), precision=precision, threads=threads)
+        session = open_session(
+            file.read(), precision=precision, threads=threads, runtime=runtime, delegate=delegate
+        )
     columns = [proof.idle_value(info)[None] for info in session.inputs]
     if inputs is not None:
         with np.load(inputs) as arrays:
@@ -309,7 +351,7 @@ def set_environment(variables: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def _runs(session: GpuSession, columns: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _runs(session: Any, columns: Sequence[np.ndarray]) -> list[np.ndarray]:
     runs = [
         session.run({info.index: value for info, value in zip(session.inputs, values, strict=True)})
         for values in (zip(*columns, strict=True) if columns else [()])

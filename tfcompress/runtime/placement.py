@@ -43,7 +43,11 @@ def actual_placement(content: bytes, *, runtime: str = "auto") -> list[bool]:
         [True, True, False]
     """
     graph = proof.prove(content, runtime=runtime).subgraphs[0]
-    session = adapter.Session(content, runtime=runtime)
+    return taken_of(graph, adapter.Session(content, runtime=runtime))
+
+
+def taken_of(graph: SubGraph, session: adapter.Session) -> list[bool]:
+    """`actual_placement` of a loaded model: which operators of its main graph a delegate has."""
     nodes = delegate_nodes(session)
     taken: set[int] = set()
     for node in nodes:
