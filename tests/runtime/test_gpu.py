@@ -2,10 +2,13 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from one_operator import Graph, Op, T
 from operator_cases import cases
 
@@ -103,10 +106,43 @@ def test_a_driver_that_hangs_is_an_exception(gpu_adapter, float_file, monkeypatc
         run(float_file.read_bytes())
 
 
-def test_a_damaged_file_never_reaches_the_driver(float_file, monkeypatch):
+def wild(content):
+    """The file with a tensor index that no tensor has."""
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model.subgraphs[0].operators[0].inputs = [1 << 20]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def huge(side):
+    """y = tanh(x) of side * side values, of which the file holds none."""
+    shape = [1, side, side, 1]
+    return Graph({"x": T(shape), "y": T(shape)}, [Op("TANH", ["x"], ["y"])]).build()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "wild", "huge", "large"])
+def test_a_damaged_file_never_reaches_the_driver(gpu_adapter, float_file, monkeypatch, damage):
+    content = float_file.read_bytes()
+    content = {"truncated": content[:-500], "wild": wild(chain()), "huge": huge(60_000)}.get(
+        damage,
+        huge(22_000),  # 1.9 GB, which the format allows
+    )
     monkeypatch.setattr(gpu_module, "run_isolated", lambda *_, **__: pytest.fail("reached"))
-    with pytest.raises(tfc.CorruptFileError):
-        run(float_file.read_bytes()[:-500])
+    for call in (
+        lambda: run(content),
+        lambda: tfc.TFLiteModel(content).predict(np.zeros((1, 28, 28, 1)), backend="gpu"),
+        lambda: tfc.benchmark(content, backend="gpu", inputs=np.zeros((1, 1, 1, 1))),
+        lambda: tfc.inspect(content, target="gpu"),
+    ):
+        start = time.process_time()
+        if damage == "large":
+            with pytest.raises((tfc.CorruptFileError, tfc.DeviceError)):
+                run(content)
+            break
+        with pytest.raises(tfc.CorruptFileError):
+            call()
+        assert time.process_time() - start < 1
 
 
 @pytest.fixture(scope="module")

@@ -214,15 +214,10 @@ def benchmark(
                     for count in counts[:1] if name == adapter.GPU else counts:
                         worker = _Worker(model.name, name, count)
                         workers.append(worker)
-                        worker.load(file, data, runtime, on_gpu)
-                        if name == adapter.GPU and not worker.error:
-                            worker.gpu = compare(
-                                model,
-                                inputs,
-                                threads=count,
-                                runtime=runtime if delegate else "auto",
-                                **on_gpu,
-                            )
+                        if name == adapter.GPU:  # proves the file too, before it is loaded
+                            worker.compare(model, inputs, runtime if delegate else "auto", on_gpu)
+                        if not worker.error:
+                            worker.load(file, data, runtime, on_gpu)
             _measure([w for w in workers if not w.error], runs, warmup, progress)
             if all(worker.error for worker in workers):
                 raise DeviceError(f"No model could be measured: {workers[0].error}")
@@ -320,6 +315,15 @@ class _Worker:
         if "error" in answer and answer["kind"] != "DeviceError":
             raise CorruptFileError(f"{self.name!r} cannot be run: {answer['error']}")
         return answer
+
+    def compare(
+        self, model: TFLiteModel, inputs: Any, runtime: str, on_gpu: dict[str, Any]
+    ) -> None:
+        """What becomes of the model on the GPU, and how its numbers differ from the CPU's."""
+        try:
+            self.gpu = compare(model, inputs, threads=self.threads, runtime=runtime, **on_gpu)
+        except DeviceError as error:  # of this model only: that there is a GPU is known
+            self.error = str(error)
 
     def load(self, file: str, data: str, runtime: str, on_gpu: dict[str, Any]) -> None:
         try:
