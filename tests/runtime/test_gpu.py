@@ -13,6 +13,7 @@ from one_operator import Graph, Op, T
 from operator_cases import cases
 
 import tfcompress as tfc
+from tfcompress.cli.main import main
 from tfcompress.runtime import gpu as gpu_module
 from tfcompress.runtime import vulkan
 from tfcompress.runtime.gpu_session import GpuPlacement, placement_of
@@ -68,7 +69,9 @@ def run(content):
     return gpu_module.run(content, precision="fp32")
 
 
-def test_no_adapter_is_a_message_that_says_what_was_looked_for(monkeypatch, tmp_path, float_file):
+def test_no_adapter_is_a_message_that_says_what_was_looked_for(
+    monkeypatch, tmp_path, float_file, capsys
+):
     monkeypatch.setenv("VK_DRIVER_FILES", str(tmp_path / "none.json"))
     message = r"No GPU was found .* VK_DRIVER_FILES=.*none\.json \(found: none\).*Install"
     for call in (
@@ -78,6 +81,8 @@ def test_no_adapter_is_a_message_that_says_what_was_looked_for(monkeypatch, tmp_
     ):
         with pytest.raises(tfc.DeviceError, match=message):
             call()
+    assert main(["benchmark", str(float_file), "--backend", "gpu"]) == 3
+    assert "No GPU was found" in capsys.readouterr().err
 
 
 def test_where_drivers_are_looked_for(tmp_path):
