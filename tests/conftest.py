@@ -16,7 +16,7 @@ if software_gpu_driver() is not None:  # before any child process is started
 
 
 @pytest.fixture(scope="session")
-def gpu():
+def gpu_adapter():
     """The GPU that the tests run on: a software driver, or what VK_DRIVER_FILES names."""
     if "VK_DRIVER_FILES" not in os.environ:
         pytest.fail(

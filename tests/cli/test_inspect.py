@@ -52,3 +52,15 @@ def test_errors(capsys, split_file, tmp_path):
     broken.write_bytes(split_file.read_bytes()[:1000])
     assert main(["inspect", str(broken)]) == 3
     assert "tfcompress inspect:" in capsys.readouterr().err
+
+
+def test_gpu_target_and_exit_codes(capsys, float_file, tmp_path):
+    from one_operator import Graph, Op, T
+
+    assert main(["inspect", str(float_file), "--target", "gpu", "--require-fully-placed"]) == 0
+    assert "gpu: 5 of 5 operators placed" in capsys.readouterr().out
+    left = tmp_path / "left.tflite"
+    graph = Graph({"x": T([1, 4]), "y": T([1, 4])}, [Op("ZEROS_LIKE", ["x"], ["y"])])
+    left.write_bytes(graph.build())
+    assert main(["inspect", str(left), "--target", "gpu", "--require-fully-placed"]) == 1
+    assert "no kernel for the operator ZEROS_LIKE" in " ".join(capsys.readouterr().out.split())

@@ -126,20 +126,20 @@ def test_bad_files(tmp_path, float_file):
         tfc.benchmark([float_file, broken])
 
 
-def test_gpu(gpu, float_file, int8_file):
+def test_gpu(gpu_adapter, float_file, int8_file):
     report = tfc.benchmark([float_file, int8_file], backend=["xnnpack", "gpu"], runs=2, warmup=1)
     rows = [row for row in report.rows if row.backend == "gpu"]
     assert [(row.name, row.threads) for row in rows] == [("float", 1), ("int8", 1)]
     for row in rows:
         assert row.median_ms > 0 and row.gpu.placement.fully_accelerated
-        assert row.gpu.placement.adapter == gpu and row.gpu.not_finite == 0
+        assert row.gpu.placement.adapter == gpu_adapter and row.gpu.not_finite == 0
         assert row.gpu.largest <= 0.02 * row.gpu.reach
     assert all(row.gpu is None for row in report.rows if row.backend == "xnnpack")
-    assert report.machine["gpu"] == str(gpu) and gpu.name in str(report)
+    assert report.machine["gpu"] == str(gpu_adapter) and gpu_adapter.name in str(report)
     assert json.loads(json.dumps(report.to_dict()))["rows"][1]["gpu"]["placed"] == 5
 
 
-def test_a_model_that_kills_the_gpu_driver_is_a_row(gpu, float_file):
+def test_a_model_that_kills_the_gpu_driver_is_a_row(gpu_adapter, float_file):
     (case,) = [case for case in cases() if case.name == "dense computed bias"]
     report = tfc.benchmark([float_file, case.graph.build()], backend="gpu", runs=1)
     assert report.rows[0].error == "" and "does not survive" in report.rows[1].error

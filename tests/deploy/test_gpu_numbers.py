@@ -21,7 +21,7 @@ def cubes(factor=1.0):
     return tfc.TFLiteModel(Graph(tensors, operators).build())
 
 
-def test_differences_are_those_of_the_outputs(gpu):
+def test_differences_are_those_of_the_outputs(gpu_adapter):
     model = cubes()
     x = np.float32([[1.1, 2.2, -3.3, 0.7], [1.7, 0.3, 0.1, 2.9]])
     figures = compare(model, x, precision="fp32")
@@ -33,7 +33,7 @@ def test_differences_are_those_of_the_outputs(gpu):
     assert figures.overflow == () and "no NaN" in str(figures)
 
 
-def test_overflow_of_fp16_is_named(gpu):
+def test_overflow_of_fp16_is_named(gpu_adapter):
     """50 ** 3 = 125,000 is more than float16 holds, though the output, 1.25, is not."""
     x = np.full((1, 4), 50, "float32")
     figures = compare(cubes(1e-5), x, precision="fp16")
@@ -43,14 +43,14 @@ def test_overflow_of_fp16_is_named(gpu):
     json.dumps(figures.to_dict(), allow_nan=False)
 
 
-def test_values_that_are_not_finite_are_counted(gpu):
+def test_values_that_are_not_finite_are_counted(gpu_adapter):
     figures = compare(cubes(), np.full((1, 4), 50, "float32"), precision="fp16")
     if figures.not_finite:  # where the driver has 16-bit arithmetic
         assert figures.not_finite == 4 and "4 values NaN or infinite" in str(figures)
     assert compare(cubes(), np.full((1, 4), 50, "float32"), precision="fp32").not_finite == 0
 
 
-def test_quantized_outputs_in_steps(gpu):
+def test_quantized_outputs_in_steps(gpu_adapter):
     """A tanh into steps of 1/128: GPU and CPU may round apart by a step, no more."""
     tensors = {"x": T([1, 64], "int8", None, 0.05), "y": T([1, 64], "int8", None, 1 / 128)}
     model = tfc.TFLiteModel(Graph(tensors, [Op("TANH", ["x"], ["y"])]).build())

@@ -221,3 +221,35 @@ def test_needs_no_runtime(int8_file):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "True", done.stderr
+
+
+def test_gpu_copies_and_warnings():
+    from one_operator import Graph, Op, T
+
+    tensors = {name: T([1, 8]) for name in ("x", "a", "b", "c", "y")} | {"k": T([1, 8], data=2.0)}
+    operators = [
+        Op("TANH", ["x"], ["a"]),
+        Op("MUL", ["a", "k"], ["b"], ("MulOptions", {})),
+        Op("ZEROS_LIKE", ["b"], ["c"]),
+        Op("ADD", ["c", "a"], ["y"], ("AddOptions", {})),
+    ]
+    report = tfc.inspect(Graph(tensors, operators).build(), target="gpu")
+    assert [operator.placed for operator in report.operators] == [True, True, False, False]
+    assert [part.operators for part in report.partitions] == [(0, 1)]
+    # The input goes in; what the two that are left read comes out.
+    assert [(c.tensor, c.nbytes, c.to_target) for c in report.copies] == [
+        ("x", 32, True),
+        ("a", 32, False),
+        ("b", 32, False),
+    ]
+    assert "largest" in report.operators[3].reason and "ZEROS_LIKE" in report.operators[3].remedy
+    assert "3 tensors of 96 bytes are copied" in str(report)
+    pads = {"p": T([4, 2], "int32", [[0, 0], [1, 1], [1, 1], [0, 0]])}
+    tensors = {"x": T([1, 4, 4, 1]), "m": T([1, 6, 6, 1]), "y": T([1, 3, 3, 1])} | pads
+    options = {"strideH": 2, "strideW": 2, "filterHeight": 2, "filterWidth": 2}
+    pool = Op("MAX_POOL_2D", ["m"], ["y"], ("Pool2DOptions", options))
+    report = tfc.inspect(Graph(tensors, [Op("PAD", ["x", "p"], ["m"]), pool]).build(), target="gpu")
+    assert report.fully_placed
+    (wrong,) = report.warnings
+    assert wrong.name == "MAX_POOL_2D" and "padding" in wrong.warning
+    assert any("computed wrongly" in line for line in report.advice())

@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu-precision", default="fp16", help="in which a GPU computes: fp16 or fp32"
     )
+    parser.add_argument(
+        "--delegate", help="library of a delegate to use as the gpu in place of LiteRT's own"
+    )
     parser.add_argument("--threads", default="1", help="thread counts, separated by commas")
     parser.add_argument("--runs", type=int, default=50, help="timed blocks for each model")
     parser.add_argument("--warmup", type=int, default=5, help="inferences before timing")
@@ -116,6 +119,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
             runtime=options.runtime,
             weight_cache=options.weight_cache,
             gpu_precision=options.gpu_precision,
+            delegate=options.delegate,
             **arguments,
             progress=progress.update,
         )

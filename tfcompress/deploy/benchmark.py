@@ -234,6 +234,7 @@ def benchmark(
     gpu_backend: str = "",
     require_full_delegation: bool = False,
     gpu_precision: str = "fp16",
+    delegate: str | os.PathLike[str] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> BenchmarkReport:
     """Measures the latency of models on this machine, or on an Android device.
@@ -268,6 +269,8 @@ def benchmark(
             compute in fp16.
         require_full_delegation: on a device, fail where XNNPACK or the GPU leaves an operator.
         gpu_precision: `"fp16"`, as LiteRT has it, or `"fp32"`; in which the GPU computes.
+        delegate: with `"gpu"`, path of a delegate's library, such as
+            libtensorflowlite_gpu_delegate.so, to use in place of LiteRT's accelerator.
         progress: called with the share done, 0 to 1.
 
     Returns:
@@ -319,13 +322,18 @@ def benchmark(
             "`serial`, `affinity`, `gpu_backend` and `require_full_delegation` are for "
             f"backend='android'. Received: backend={backends}"
         )
+    on_gpu: dict[str, Any] = {"precision": gpu_precision, "delegate": None}
+    if delegate is not None:
+        on_gpu["delegate"] = os.fspath(delegate)
+    gpu.check_setting(
+        gpu_precision, runtime if adapter.GPU in backends else "auto", on_gpu["delegate"]
+    )
     runtime = adapter.resolve_runtime(runtime)
     if "xnnpack" not in backends and (True in halves or weight_cache):
         raise ConfigError(
             f"`fp16` and `weight_cache` are options of XNNPACK. Received: backend={backends}"
         )
-    gpu.check_precision(gpu_precision)
-    if adapter.GPU in backends:
+    if adapter.GPU in backends and delegate is None:
         gpu.accelerator()  # where there is none, it is said before anything is measured
     share_of_runs = 0.5 if per_operator else 1.0
     untimed: list[str] = []
@@ -347,14 +355,13 @@ def benchmark(
                             worker = _Worker(model.name, name, count)
                             workers.append(worker)
                             worker.model, worker.fp16 = model, half
-                            worker.gpu_precision = gpu_precision
                             if name == "xnnpack":
                                 worker.cache = _cache_file(weight_cache, folder, model, half)
-                            worker.load(file, data, runtime)
-                            if name == adapter.GPU and not worker.error:
-                                worker.gpu = compare(
-                                    model, inputs, precision=gpu_precision, threads=count
-                                )
+                            if name == adapter.GPU:  # proves the file too, before it is loaded
+                                worker.on_gpu = on_gpu
+                                worker.compare(model, inputs, runtime if delegate else "auto")
+                            if not worker.error:
+                                worker.load(file, data, runtime)
             running = [w for w in workers if not w.error]
             _measure(running, runs, warmup, functools.partial(_told, told, 0.0, share_of_runs))
             for worker in running:
@@ -487,7 +494,7 @@ class _Worker:
         self.name, self.backend, self.threads = name, backend, threads
         self.model: TFLiteModel | None = None
         self.fp16 = False
-        self.gpu_precision = "fp16"
+        self.on_gpu: dict[str, Any] = {}
         self.gpu: GpuFigures | None = None
         self.cache: str | None = None
         self.file = self.data = self.runtime = self.error = ""
@@ -529,6 +536,13 @@ class _Worker:
             raise CorruptFileError(f"{self.name!r} cannot be run: {answer['error']}")
         return answer
 
+    def compare(self, model: TFLiteModel, inputs: Any, runtime: str) -> None:
+        """What becomes of the model on the GPU, and how its numbers differ from the CPU's."""
+        try:
+            self.gpu = compare(model, inputs, threads=self.threads, runtime=runtime, **self.on_gpu)
+        except DeviceError as error:  # of this model only: that there is a GPU is known
+            self.error = str(error)
+
     def load(self, file: str, data: str, runtime: str) -> None:
         self.file, self.data, self.runtime = file, data, runtime
         if self.cache and not os.path.exists(self.cache):
@@ -554,7 +568,7 @@ class _Worker:
             "backend": self.backend,
             "threads": self.threads,
             "fp16_arithmetic": self.fp16,
-            "gpu_precision": self.gpu_precision,
+            **self.on_gpu,
             "cache": self.cache,
             "number": number,
         }

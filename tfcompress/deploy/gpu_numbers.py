@@ -94,7 +94,13 @@ class GpuFigures:
 
 
 def compare(
-    tflite: TFLiteModel, inputs: Any = None, *, precision: str = "fp16", threads: int = 1
+    tflite: TFLiteModel,
+    inputs: Any = None,
+    *,
+    precision: str = "fp16",
+    threads: int = 1,
+    runtime: str = "auto",
+    delegate: str | None = None,
 ) -> GpuFigures:
     """Runs a model on the GPU and on XNNPACK and compares what comes out.
 
@@ -104,6 +110,8 @@ def compare(
             for integer inputs such as token ids).
         precision: `"fp32"` or `"fp16"`, in which the GPU computes.
         threads: threads of the CPU.
+        runtime: as for `gpu.run`.
+        delegate: as for `gpu.run`.
 
     Returns:
         The figures; print them.
@@ -117,9 +125,16 @@ def compare(
         31 of 31 operators on the GPU, fp16; beside XNNPACK: largest difference ...
     """
     columns = _columns(tflite, inputs)
-    ours, placement = gpu.run(tflite.content, columns, precision=precision, threads=threads)
+    ours, placement = gpu.run(
+        tflite.content,
+        columns,
+        precision=precision,
+        threads=threads,
+        runtime=runtime,
+        delegate=delegate,
+    )
     infos = output_infos(tflite.parsed)
-    session = tflite.session(runtime=gpu.RUNTIME, threads=threads)
+    session = tflite.session(runtime=runtime, threads=threads)
     chunks = [
         {info.index: value for info, value in zip(session.inputs, values, strict=True)}
         for values in (zip(*columns, strict=True) if columns else [()])

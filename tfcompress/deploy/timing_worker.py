@@ -54,9 +54,10 @@ def _load(request: dict[str, Any]) -> tuple[Any, float]:
     make: Any = adapter.Session
     settings = {name: request[name] for name in ("runtime", "backend")}
     if request["backend"] == adapter.GPU:
-        from tfcompress.runtime.gpu_session import GpuSession
+        from tfcompress.runtime.gpu_session import open_session
 
-        make, settings = GpuSession, {"precision": request["gpu_precision"]}
+        make = open_session
+        settings = {name: request[name] for name in ("precision", "runtime", "delegate")}
     elif _has_options(request):
         make = xnnpack.XnnpackSession
         settings = {"fp16": request["fp16_arithmetic"], "cache": request["cache"]}

@@ -138,6 +138,8 @@ class Session:
         threads: threads of the runtime.
         batch: batch size to resize every input to; None keeps that of the file.
         keep_all: keep intermediate tensors readable after a run (slower).
+        delegate: path of a library with a delegate to apply first, such as the GPU delegate; in a
+            child process only, as it may crash.
 
     Raises:
         ConfigError: unknown runtime or backend, or bad thread count or batch.
@@ -153,6 +155,7 @@ class Session:
         threads: int = 1,
         batch: int | None = None,
         keep_all: bool = False,
+        delegate: str | None = None,
     ) -> None:
         check_setting(backend, threads)
         self.runtime = resolve_runtime(runtime)
@@ -163,10 +166,12 @@ class Session:
             resolvers.AUTO if backend == "xnnpack" else resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         )
         self._content = content  # the interpreter reads it in place
+        applied = None if delegate is None else [_load_delegate(module, delegate)]
         try:
             with native_stderr():
                 self.interpreter = module.Interpreter(
                     model_content=content,
+                    experimental_delegates=applied,
                     num_threads=threads,
                     experimental_op_resolver_type=resolver,
                     experimental_preserve_all_tensors=keep_all,
@@ -226,6 +231,17 @@ class Session:
     def reset(self) -> None:
         """Sets variable tensors back to zero (resource variables need a new session)."""
         self.interpreter.reset_all_variables()
+
+
+def _load_delegate(module: Any, path: str) -> Any:
+    try:
+        return module.load_delegate(path)
+    except (ValueError, OSError) as error:
+        raise DeviceError(
+            f"{path!r} cannot be loaded as a delegate: {error}. It must be a library for this "
+            "processor that exports tflite_plugin_create_delegate, such as "
+            "libtensorflowlite_gpu_delegate.so."
+        ) from error
 
 
 def _signature_names(interpreter: Any) -> tuple[dict[int, str], dict[int, str]]:

@@ -23,12 +23,24 @@ _SECONDS = 600.0
 _VARIABLES: Final = (*vulkan.VARIABLES, "XDG_RUNTIME_DIR", "LD_LIBRARY_PATH", "DISPLAY")
 
 
-def check_precision(precision: str) -> None:
-    """Raises ConfigError for a precision that no GPU computes in."""
+def check_setting(precision: str, runtime: str = "auto", delegate: str | None = None) -> None:
+    """Checks how a model is asked to run on a GPU.
+
+    Raises:
+        ConfigError: a precision that no GPU computes in, a runtime without an accelerator, or a
+            delegate's library that does not exist.
+    """
     if precision not in PRECISIONS:
         raise ConfigError(
             f"The GPU's precision must be one of {PRECISIONS}. Received: {precision!r}"
         )
+    if delegate is None and runtime not in ("auto", RUNTIME):
+        raise ConfigError(
+            f"The GPU needs runtime 'auto' or {RUNTIME!r}, or a delegate for another one. "
+            f"Received: {runtime!r}"
+        )
+    if delegate is not None and not os.path.isfile(delegate):
+        raise ConfigError(f"`delegate` must name a library. No such file. Received: {delegate!r}")
 
 
 def environment() -> dict[str, str | None]:
@@ -42,6 +54,8 @@ def run(
     *,
     precision: str = "fp16",
     threads: int = 1,
+    runtime: str = "auto",
+    delegate: str | None = None,
 ) -> tuple[list[np.ndarray], GpuPlacement]:
     """Runs a file on the GPU in a child process.
 
@@ -51,6 +65,9 @@ def run(
             run on zeros (the zero point where quantized).
         precision: `"fp32"` or `"fp16"`, in which the GPU computes.
         threads: threads of the CPU for what the GPU leaves.
+        runtime: the runtime to load a delegate into; LiteRT's own accelerator has only one.
+        delegate: path of a delegate's library to use in its place, which computes in a precision
+            of its own.
 
     Returns:
         The outputs' stored values in the file's order, (runs, *shape), and what was placed.
@@ -66,8 +83,9 @@ def run(
         >>> print(placement.adapter)  # doctest: +SKIP
         SwiftShader Device (Subzero) (Vulkan), a software driver: its speed is not a GPU's
     """
-    check_precision(precision)
-    proof.prove(content, runtime=RUNTIME)
+    check_setting(precision, runtime, delegate)
+    runtime = adapter.resolve_runtime(runtime if delegate else RUNTIME)
+    proof.prove(content, runtime=runtime)
     with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
         path, result = os.path.join(folder, "model.tflite"), os.path.join(folder, "outputs.npz")
         with open(path, "wb") as file:
@@ -86,8 +104,13 @@ def run(
                     "inputs": data,
                     "result": result,
                     "environment": environment(),
+                    "runtime": runtime,
+                    "delegate": delegate,
                 },
-                preload=("tfcompress.runtime.gpu_session", MODULE),
+                preload=(
+                    "tfcompress.runtime.gpu_session",
+                    adapter.module_name(runtime) if delegate else MODULE,
+                ),
                 seconds=_SECONDS,
             )
         except JobError as error:
@@ -133,12 +156,11 @@ class RemoteSession:
     Args:
         content: bytes of a `.tflite` file.
         parsed: the same, parsed.
-        precision: as for `run`.
-        threads: as for `run`.
+        settings: of `run`.
     """
 
-    def __init__(self, content: bytes, parsed: schema.Model, precision: str, threads: int) -> None:
-        self._content, self._precision, self._threads = content, precision, threads
+    def __init__(self, content: bytes, parsed: schema.Model, **settings: Any) -> None:
+        self._content, self._settings = content, settings
         self.inputs: list[adapter.TensorInfo] = input_infos(parsed)
         self.outputs: list[adapter.TensorInfo] = output_infos(parsed)
 
@@ -147,7 +169,7 @@ class RemoteSession:
         if not chunks:
             return []
         columns = [np.stack([chunk[info.index] for chunk in chunks]) for info in self.inputs]
-        outputs, _ = run(self._content, columns, precision=self._precision, threads=self._threads)
+        outputs, _ = run(self._content, columns, **self._settings)
         return [list(values) for values in zip(*outputs, strict=True)]
 
     def reset(self) -> None:

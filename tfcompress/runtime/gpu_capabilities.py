@@ -106,11 +106,10 @@ GPU_CAPABILITIES: Final[tuple[Capability, ...]] = (
     _row(
         "FULLY_CONNECTED",
         (FLOAT, INT8, HALF_WEIGHTS, DYNAMIC, DYNAMIC_INT4, INT8_INT4),
-        on.NOT_EXPANDED,
         on.constant(2, "bias", dies=True),
         on.SCALED_BIAS,
         weights=1,
-        remedy="Use float or int8 activations.",
+        remedy="Use float or int8 activations, and precision 'fp16', 'dynamic' or 'int8'.",
         hazards=(beware.COMPUTED_WEIGHTS, beware.FLATTENING, beware.ZERO_POINT),
     ),
     _row(
@@ -154,7 +153,13 @@ GPU_CAPABILITIES: Final[tuple[Capability, ...]] = (
         activations=(0, 1),
     ),
     *_rows(("ADD_N", "ATAN2"), (FLOAT,), activations=None),
-    _row("PRELU", (*_REAL, HALF_WEIGHTS), on.SLOPES, weights=1, remedy="Use LeakyReLU or ReLU."),
+    _row(
+        "PRELU",
+        (FLOAT, HALF, INT8, HALF_WEIGHTS),
+        on.SLOPES,
+        weights=1,
+        remedy="Use LeakyReLU or ReLU.",
+    ),
     *_rows(("RELU", "RELU6", "LOGISTIC", "TANH"), _REAL, version=2),
     *_rows(("RELU_N1_TO_1", "ELU", "LEAKY_RELU", "GELU", "HARD_SWISH", "EXP"), _REAL),
     *_rows(("COS", "SIN", "FLOOR", "ROUND"), (FLOAT, HALF)),

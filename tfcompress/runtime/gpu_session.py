@@ -23,7 +23,7 @@ from typing import IO, Any, Final
 import numpy as np
 
 from tfcompress.errors import DeviceError
-from tfcompress.runtime import adapter, proof, schema
+from tfcompress.runtime import adapter, placement, proof, schema
 from tfcompress.runtime.model import input_infos, output_infos
 
 RUNTIME: Final = "ai-edge-litert"
@@ -131,7 +131,7 @@ class GpuSession:
                 raise DeviceError(_refusal(read(), str(error))) from error
             log = read()
         count = sum(len(graph.operators) for graph in parsed.subgraphs)
-        self.placement = placement_of(log, count)
+        self.placement = placement_of(log, count, expanding=_expanding(parsed))
 
     def _bind(self, parsed: schema.Model) -> None:
         """Buffers for the main graph's inputs and outputs, in the file's order."""
@@ -183,6 +183,42 @@ class GpuSession:
             raise DeviceError(f"{RUNTIME} could not run the model on the GPU: {error}") from error
 
 
+class DelegateSession(adapter.Session):
+    """A model loaded with a delegate of the user's own, with a `placement` like a `GpuSession`.
+
+    Args:
+        content: bytes of a proven `.tflite` file.
+        delegate: path of the library.
+        runtime: as for `adapter.Session`.
+        threads: threads of the CPU for what the delegate leaves.
+
+    Raises:
+        DeviceError: the library is no delegate, or refuses the file.
+    """
+
+    def __init__(
+        self, content: bytes, *, delegate: str, runtime: str = "auto", threads: int = 1
+    ) -> None:
+        super().__init__(content, runtime=runtime, threads=threads, delegate=delegate)
+        parsed = schema.parse(content)
+        # XNNPACK takes what the delegate leaves: without it the delegate's partitions stand alone.
+        alone = adapter.Session(content, runtime=runtime, backend="reference", delegate=delegate)
+        placed = sum(placement.placement_in(alone, parsed.subgraphs[0]))
+        count = sum(len(graph.operators) for graph in parsed.subgraphs)
+        self.placement = GpuPlacement(
+            Adapter(os.path.basename(delegate), interface="delegate"), placed, count
+        )
+
+
+def open_session(
+    content: bytes, *, precision: str, threads: int, runtime: str, delegate: str | None
+) -> Any:
+    """The model on LiteRT's accelerator, or with a delegate of the user's own."""
+    if delegate is None:
+        return GpuSession(content, precision=precision, threads=threads)
+    return DelegateSession(content, delegate=delegate, runtime=runtime, threads=threads)
+
+
 def _module() -> Any:
     adapter.resolve_runtime(RUNTIME)
     try:
@@ -194,12 +230,28 @@ def _module() -> Any:
         ) from error
 
 
-def placement_of(log: str, operators: int) -> GpuPlacement:
+def _expanding(parsed: schema.Model) -> int:
+    """How many operators only expand float16 weights.
+
+    Where a GPU takes not all operators, LiteRT counts these among the ones that are left; but what
+    the GPU takes reads the weights as they are stored.
+    """
+    return sum(
+        operator.name == "DEQUANTIZE"
+        and parsed.constant(tensor := graph.tensors[operator.inputs[0]]) is not None
+        and tensor.dtype == "float16"
+        for graph in parsed.subgraphs
+        for operator in graph.operators
+    )
+
+
+def placement_of(log: str, operators: int, expanding: int = 0) -> GpuPlacement:
     """Reads what the accelerator said while it loaded a model.
 
     Args:
         log: what native code wrote.
         operators: how many operators the file has.
+        expanding: how many of these only expand float16 weights.
 
     Raises:
         DeviceError: no adapter was chosen.
@@ -209,7 +261,8 @@ def placement_of(log: str, operators: int) -> GpuPlacement:
         raise DeviceError(_refusal(log, "it says nothing of an adapter"))
     adapter_ = Adapter(**{key: value.strip() for key, value in chosen.groupdict().items()})
     left, refused = 0, []
-    for found in _REFUSALS.finditer(log):
+    # A loop's body is given to the GPU again each time that it is planned: counted once.
+    for found in {match.groups(): match for match in _REFUSALS.finditer(log)}.values():
         left += int(found["left"])
         refused += [line.strip() for line in found["reasons"].splitlines() if line.strip()]
     return GpuPlacement(
@@ -258,6 +311,8 @@ def job(
     inputs: str | None,
     result: str,
     environment: dict[str, str | None],
+    runtime: str,
+    delegate: str | None,
 ) -> dict[str, Any]:
     """Loads a file on the GPU, runs it on each of the inputs, and says what was placed.
 
@@ -268,13 +323,17 @@ def job(
         inputs: `.npz` of stored values for each input, (runs, *shape); None for one run on zeros.
         result: `.npz` to write the outputs' stored values to.
         environment: variables of the asking process, which may differ from this one's.
+        runtime: the runtime that loads a delegate.
+        delegate: path of its library; None for LiteRT's own accelerator.
 
     Returns:
         The fields of a `GpuPlacement` as plain values.
     """
     set_environment(environment)
     with open(path, "rb") as file:
-        session = GpuSession(file.read(), precision=precision, threads=threads)
+        session = open_session(
+            file.read(), precision=precision, threads=threads, runtime=runtime, delegate=delegate
+        )
     columns = [proof.idle_value(info)[None] for info in session.inputs]
     if inputs is not None:
         with np.load(inputs) as arrays:
@@ -292,7 +351,7 @@ def set_environment(variables: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def _runs(session: GpuSession, columns: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _runs(session: Any, columns: Sequence[np.ndarray]) -> list[np.ndarray]:
     runs = [
         session.run({info.index: value for info, value in zip(session.inputs, values, strict=True)})
         for values in (zip(*columns, strict=True) if columns else [()])

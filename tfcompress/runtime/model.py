@@ -218,6 +218,7 @@ class TFLiteModel:
         batch_size: int | None = None,
         watch: bool = False,
         gpu_precision: str = "fp16",
+        delegate: str | os.PathLike[str] | None = None,
     ) -> Any:
         """Runs the model on real values, whatever types the file stores.
 
@@ -238,6 +239,8 @@ class TFLiteModel:
             watch: count how often inputs and quantized outputs hit the ends of their ranges:
                 `.watched` tells, beside the calibration data (`tfc.watch_baseline`).
             gpu_precision: `"fp16"`, as LiteRT has it, or `"fp32"`; in which the GPU computes.
+            delegate: with `"gpu"`, path of a delegate's library, such as
+                libtensorflowlite_gpu_delegate.so, to use in place of LiteRT's accelerator.
 
         Returns:
             float32 values (integers where the model's output is not quantized and integer):
@@ -249,33 +252,30 @@ class TFLiteModel:
             DeviceError: the runtime, or with `"gpu"` a GPU, is missing or refuses the model.
         """
         watched = self.watched if watch else None
-        with self._lock:
-            return self._predict(x, backend, runtime, threads, batch_size, watched, gpu_precision)
-
-    def _predict(
-        self,
-        x: Any,
-        backend: str,
-        runtime: str,
-        threads: int,
-        batch_size: int | None,
-        watched: watch.Watched | None,
-        gpu_precision: str,
-    ) -> Any:
         if any(0 in tensor.shape for tensor in self._main_inputs):
             raise CorruptFileError(
                 "A model's inputs must have sizes above 0. Received: "
                 f"{[tensor.shape for tensor in self._main_inputs]}. Convert the model again."
             )
-        if self.keeps_state:
-            self._sessions.clear()  # the runtimes cannot set resource variables back
-        session: Any
-        if backend == adapter.GPU:
-            session = self._remote_session(runtime, threads, batch_size, gpu_precision)
-        else:
+        with self._lock:
+            if backend == adapter.GPU:
+                settings = {"precision": gpu_precision, "runtime": runtime, "threads": threads}
+                settings["delegate"] = None if delegate is None else os.fspath(delegate)
+                return self._predict(x, self._remote_session(batch_size, settings), None, watched)
+            if delegate is not None:
+                raise ConfigError(
+                    f"`delegate` needs backend {adapter.GPU!r}. Received: backend={backend!r}"
+                )
+            if self.keeps_state:
+                self._sessions.clear()  # the runtimes cannot set resource variables back
             session = self.session(
                 backend=backend, runtime=runtime, threads=threads, batch=batch_size
             )
+            return self._predict(x, session, batch_size, watched)
+
+    def _predict(
+        self, x: Any, session: Any, batch_size: int | None, watched: watch.Watched | None
+    ) -> Any:
         arrays, count = match_inputs(session.inputs, x, self.input_order)
         size = session.inputs[0].shape[0] if session.inputs[0].shape else 1
         if batch_size is not None and session.outputs[0].shape[:1] != (batch_size,):
@@ -320,23 +320,17 @@ class TFLiteModel:
             outputs = {info.name: real[info.index] for info in session.outputs}
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
-    def _remote_session(
-        self, runtime: str, threads: int, batch_size: int | None, gpu_precision: str
-    ) -> Any:
+    def _remote_session(self, batch_size: int | None, settings: dict[str, Any]) -> Any:
         from tfcompress.runtime import gpu
 
-        if runtime not in ("auto", gpu.RUNTIME):
-            raise ConfigError(
-                f"The GPU needs runtime 'auto' or {gpu.RUNTIME!r}. Received: {runtime!r}"
-            )
         if batch_size is not None:
             raise ConfigError(
                 "The GPU runs a file's own batch size only. "
                 f"Received: batch_size={batch_size}. Use tfc.convert(..., batch_size=...)."
             )
-        gpu.check_precision(gpu_precision)
-        adapter.check_setting("xnnpack", threads)
-        return gpu.RemoteSession(self.content, self.parsed, gpu_precision, threads)
+        gpu.check_setting(settings["precision"], settings["runtime"], settings["delegate"])
+        adapter.check_setting("xnnpack", settings["threads"])
+        return gpu.RemoteSession(self.content, self.parsed, **settings)
 
 
 def _rebuild(

@@ -1,0 +1,194 @@
+"""The GPU's rows of the capability table against LiteRT's accelerator, on the software driver."""
+
+import numpy as np
+import pytest
+from gpu_batch import run_all, together
+from gpu_cases import TYPES, hazards, optional, shaped, typed
+from one_operator import Graph, Op, T
+from operator_cases import cases
+
+from tfcompress.errors import DeviceError
+from tfcompress.runtime import adapter, capabilities, gpu, schema
+from tfcompress.runtime.capabilities import decide_all
+from tfcompress.runtime.conditions import Case, Surroundings
+from tfcompress.runtime.gpu_capabilities import GPU_CAPABILITIES
+
+AT_ONCE = 24
+
+GRAPHS = {case.name: case.graph for case in cases()}
+GRAPHS |= {f"{name} {form}": graph for form in TYPES for name, graph in typed(form)}
+GRAPHS |= dict(shaped()) | dict(optional())
+GRAPHS |= {
+    f"{rule} {i} {side}": graph
+    for i, (rule, *both) in enumerate(hazards())
+    for side, graph in zip(("wrong", "right"), both, strict=True)
+}
+
+
+def decisions(content):
+    model = schema.parse(content)
+    return decide_all(model, model.subgraphs[0], "gpu")
+
+
+def ends_the_process(content):
+    return any("ends the process" in decision.reason for decision in decisions(content))
+
+
+def loads(content):
+    """Whether the runtime's own kernels take the file: the accelerator is asked after them."""
+    try:
+        adapter.Session(content, backend="reference")
+    except DeviceError:
+        return False
+    return True
+
+
+def sort_out():
+    """Graphs that load together, and those that load alone or not at all."""
+    side_by_side, alone = [], []
+    for name, graph in GRAPHS.items():
+        content = graph.build()
+        if ends_the_process(content) or not loads(content):
+            continue
+        computed = any("is computed" in d.reason for d in decisions(content))
+        # Beside float16 weights the accelerator refuses other operators that expand constants.
+        expanded = any(op.name == "DEQUANTIZE" for op in graph.operators[:-1])
+        (alone if computed or expanded else side_by_side).append(name)
+    return side_by_side, alone
+
+
+@pytest.fixture(scope="module")
+def sorted_out():
+    return sort_out()
+
+
+def test_every_case_is_placed_as_predicted(gpu_adapter, sorted_out):
+    side_by_side, alone = sorted_out
+    chunks = [side_by_side[i : i + AT_ONCE] for i in range(0, len(side_by_side), AT_ONCE)]
+    files = [together([GRAPHS[name] for name in chunk]).build() for chunk in chunks]
+    files += [GRAPHS[name].build() for name in alone]
+    found = run_all(files, [[] for _ in files])
+    for names, content, result in zip([*chunks, *([n] for n in alone)], files, found, strict=True):
+        wanted = decisions(content)
+        placed = sum(decision.placed for decision in wanted)
+        if isinstance(result, str):  # the runtime does not load it at all
+            assert placed < len(wanted), (names, result)
+            continue
+        model = schema.parse(content)
+        refused = {
+            operator.name
+            for operator, decision in zip(model.subgraphs[0].operators, wanted, strict=True)
+            if not decision.placed and decision.rule != "partition"
+        }
+        assert (placed, refused) == (result[0], {line.split(":")[0] for line in result[1]}), names
+
+
+@pytest.mark.parametrize("name", ["dense computed bias", "TANH of nothing", "split into 1"])
+def test_what_ends_the_process_is_foreseen(gpu_adapter, name):
+    content = GRAPHS[name].build()
+    assert ends_the_process(content)
+    with pytest.raises(DeviceError, match="does not survive"):
+        gpu.run(content)
+
+
+def values_for(content):
+    """Noise, whole numbers below 3 for indices; and what the reference kernels make of it."""
+    session = adapter.Session(content, backend="reference")
+    generator = np.random.default_rng(1)
+    inputs = []
+    for info in session.inputs:
+        if info.dtype.kind == "f":
+            inputs.append(generator.standard_normal(info.shape).astype(info.dtype))
+        else:
+            inputs.append(generator.integers(1, 3, info.shape).astype(info.dtype))
+        if info.scale:
+            inputs[-1] = generator.integers(-128, 127, info.shape).astype(info.dtype)
+    chunk = {info.index: value for info, value in zip(session.inputs, inputs, strict=True)}
+    return inputs, session.run(chunk), session.outputs
+
+
+def test_hazards_are_wrong_and_their_neighbours_are_not(gpu_adapter):
+    pairs = [(rule, graph.build(), i) for rule, *both in hazards() for i, graph in enumerate(both)]
+    checked = [values_for(content) for _, content, _ in pairs]
+    found = run_all([content for _, content, _ in pairs], [inputs for inputs, *_ in checked])
+    for (rule, content, right), (_, wanted, infos), result in zip(
+        pairs, checked, found, strict=True
+    ):
+        warnings = [decision.warning for decision in decisions(content) if decision.warning]
+        step = 2 if infos[0].scale else 1e-4 * np.abs(wanted[0]).max()
+        apart = np.abs(result[2][0].astype("float64") - wanted[0]).max()
+        assert bool(warnings) == (apart > step) == (not right), (rule, right, apart, warnings)
+
+
+def test_every_row_form_condition_and_hazard_is_measured(sorted_out):
+    taken, refused, warned = set(), {("WHILE", "operator"), ("DENSIFY", "operator")}, set()
+    rows = {row.operator: row for row in GPU_CAPABILITIES}
+    for graph in GRAPHS.values():
+        model = schema.parse(graph.build())
+        surroundings = Surroundings(model, model.subgraphs[0])
+        found = decide_all(model, model.subgraphs[0], "gpu")
+        for operator, decision in zip(model.subgraphs[0].operators, found, strict=True):
+            row = rows.get(operator.name)
+            if row is not None and decision.placed:
+                form = capabilities.form_of(row, Case(operator, surroundings))
+                taken.add((row.operator, form))
+            refused.add((operator.name, decision.rule))
+            refused.add(decision.rule)
+    for rule, *_ in hazards():
+        warned.add(rule)
+    assert {(row.operator, form) for row in GPU_CAPABILITIES for form in row.forms} <= taken
+    conditions = {rule.name for row in GPU_CAPABILITIES for rule in row.conditions}
+    assert conditions - {"static-shapes", "gpu-pack"} <= refused  # neither loads on its own
+    assert {rule.name for row in GPU_CAPABILITIES for rule in row.hazards} <= warned
+    assert {(row.operator, "operator") for row in GPU_CAPABILITIES if not row.forms} <= refused
+
+
+def groups(*sizes):
+    """Groups of operators that the GPU takes, parted by operators that it does not."""
+    tensors, operators, last = {"x": T([1, 4])}, [], "x"
+    for number, size in enumerate(sizes):
+        names = [*(["ZEROS_LIKE"] if number else []), *["ABS"] * size]
+        for name in names:
+            made = f"t{len(tensors)}"
+            tensors[made] = T([1, 4])
+            operators.append(Op(name, [last], [made]))
+            last = made
+    return Graph(tensors, operators)
+
+
+@pytest.mark.parametrize("sizes", [(2, 3), (3, 2), (1, 3, 2)])
+def test_the_gpu_takes_one_group_the_largest(gpu_adapter, sizes):
+    content = groups(*sizes).build()
+    wanted = decisions(content)
+    assert sum(decision.placed for decision in wanted) == max(sizes)
+    (left,) = {d.rule for d in wanted if not d.placed} - {"operator"}
+    assert left == "partition"
+    assert gpu.run(content)[1].placed == max(sizes)
+
+
+def converted():
+    """Files of Keras models: convolutions with what is around them, token ids, a loop, sparse."""
+    from test_capabilities import CONVERTERS, residual, transformer
+
+    import tfcompress as tfc
+
+    found = {name: CONVERTERS[name]() for name in ("recurrent", "sparse")}
+    found["residual fp16"] = tfc.convert(residual(), "fp16").content
+    found["transformer fp16"] = tfc.convert(transformer(), "fp16").content
+    data = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype("float32")
+    found["residual int8"] = tfc.convert(residual(), "int8", representative_data=data).content
+    return found
+
+
+def test_converted_models(gpu_adapter):
+    files = converted()
+    found = run_all(list(files.values()), [[] for _ in files])
+    for (name, content), result in zip(files.items(), found, strict=True):
+        model = schema.parse(content)
+        wanted = [
+            decision.placed
+            for graph in model.subgraphs
+            for decision in decide_all(model, graph, "gpu")
+        ]
+        assert not isinstance(result, str), (name, result)
+        assert sum(wanted) == result[0], (name, result[1])
