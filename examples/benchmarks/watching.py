@@ -42,8 +42,8 @@ def main() -> None:
     for name, make in list(NETWORKS.items())[: 3 if arguments.quick else None]:
         keras.utils.set_random_seed(0)
         model = make()
-        x = np.random.default_rng(0).random((32, *model.input_shape[1:]), "float32")
-        int8 = tfc.convert(model, "int8", representative_data=x)
+        x = np.random.default_rng(0).random((128, *model.input_shape[1:]), "float32")
+        int8 = tfc.convert(model, "int8", representative_data=x[:32])
         int8 = tfc.watch_baseline(int8, x)
         for count in (1, 32):
             plain, watched = measure(int8, x[:count], seconds)
