@@ -9,7 +9,7 @@ from surgery_support import assert_same_outputs, chain, examples, left_alone, ou
 
 import tfcompress as tfc
 from tfcompress.errors import DataError
-from tfcompress.surgery.channels.linear_parts import linear_part
+from tfcompress.surgery.linear_parts import linear_part
 
 layers = keras.layers
 L = layers
@@ -27,6 +27,8 @@ L = layers
         (L.Conv2D(5, (3, 2), (1, 3)), (7, 8, 4)),
         (L.Conv2D(5, 3, padding="same", dilation_rate=(1, 2)), (7, 8, 4)),
         (L.Conv3D(3, 2, 2, "same"), (5, 4, 3, 2)),
+        (L.SeparableConv2D(5, 3, 2, "same", depth_multiplier=2), (7, 8, 4)),
+        (L.SeparableConv1D(5, 3, dilation_rate=2), (9, 4)),
         (L.EinsumDense("abc,cd->abd", (None, 5), bias_axes="d"), (6, 4)),
         (L.EinsumDense("...x,xy->...y", 5, bias_axes="y"), (3, 6, 4)),
         (L.EinsumDense("abcd,cde->abe", (None, 5), bias_axes="e"), (6, 3, 4)),
@@ -54,8 +56,7 @@ def test_rows_times_matrix_are_what_the_layer_computes(layer, shape):
 
 @pytest.mark.parametrize(
     "layer",
-    [L.Conv2D(4, 3, groups=2), L.DepthwiseConv2D(3), L.Conv2DTranspose(4, 3), L.ReLU(),
-     L.SeparableConv2D(4, 3)],
+    [L.Conv2D(4, 3, groups=2), L.DepthwiseConv2D(3), L.Conv2DTranspose(4, 3), L.ReLU()],
 )  # fmt: skip
 def test_others_have_no_linear_part(layer):
     chain((6, 6, 4), layer)
@@ -246,3 +247,35 @@ def test_data_that_does_not_fit(data):
     model = scramble(chain((8,), L.Dense(16, activation="relu"), L.Dense(2)))
     with pytest.raises(DataError, match="Received"):
         tfc.shrink(model, 0.5, data=data, round_to=1)
+
+
+def deep():
+    inputs = keras.Input((10, 10, 3))
+    x = L.Conv2D(8, 3, padding="same", activation="relu", name="stem")(inputs)
+    for number in range(2):
+        y = L.Conv2D(8, 3, padding="same", use_bias=False, name=f"conv_{number}")(x)
+        y = L.ReLU(name=f"relu_{number}")(L.BatchNormalization(name=f"norm_{number}")(y))
+        y = L.Conv2D(8, 3, padding="same", name=f"second_{number}")(y)
+        x = L.Add(name=f"add_{number}")([y, x])
+    x = L.Dense(12, activation="relu", name="wide")(L.GlobalAveragePooling2D()(x))
+    return scramble(keras.Model(inputs, L.Dense(3)(x)))
+
+
+VERBS = {
+    "separate": lambda model, data: tfc.separate(model, data=data),
+    "separate in two terms": lambda model, data: tfc.separate(model, terms=2, data=data),
+    "factorize": lambda model, data: tfc.factorize(model, rank=3, data=data),
+    "drop_layers": lambda model, data: tfc.drop_layers(model, "*_1", data=data),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_other_verbs_come_closer_with_data(verb):
+    model = deep()
+    x, other = examples(model, 200), examples(model, 50, seed=1)
+    with left_alone(model):
+        plain, fitted = VERBS[verb](model, None), VERBS[verb](model, x)
+    (wanted,), (one,), (two,) = (outputs(m, other) for m in (model, plain, fitted))
+    assert np.square(two - wanted).mean() < 0.5 * np.square(one - wanted).mean()
+    assert any("Fitted" in note for note in fitted.compression_report.notes)
+    assert [w.shape for w in plain.weights] == [w.shape for w in fitted.weights]

@@ -36,6 +36,8 @@ class Run:
         for call in flow.calls:
             for value in set(call.inputs):
                 self._readers[id(value)].append(call)
+        self._makers = {id(value): call for call in flow.calls for value in call.results}
+        self._done: set[int] = set()
         self._outputs = {id(value) for value in keras.tree.flatten(flow.outputs)}
         self._values: dict[int, list[Any]] = {}
         for value, array in zip(flow.input_values, inputs, strict=True):
@@ -52,6 +54,19 @@ class Run:
         """The calls to come that read a tensor."""
         return self._readers[id(value)]
 
+    def reach(self, call: Call) -> None:
+        """Computes what a call reads, as far as that has not been done."""
+        waiting = [call]
+        while waiting:
+            makers = [self._makers[id(v)] for v in waiting[-1].inputs if id(v) in self._makers]
+            missing = [maker for maker in makers if id(maker) not in self._done]
+            if missing:
+                waiting.append(missing[0])
+            elif len(waiting) > 1:
+                self.step(waiting.pop())
+            else:
+                return
+
     def compute(self, call: Call) -> list[list[Any]]:
         """What a call gives: for each of its results, the chunks."""
         count = max((len(self._values[id(value)]) for value in call.inputs), default=1)
@@ -59,7 +74,10 @@ class Run:
         return [list(result) for result in zip(*chunks, strict=True)]
 
     def step(self, call: Call) -> None:
-        """Computes a call, and forgets what is no longer read."""
+        """Computes a call, unless that has been done, and forgets what is no longer read."""
+        if id(call) in self._done:
+            return
+        self._done.add(id(call))
         results = self.compute(call)
         for value in set(call.inputs):
             self._readers[id(value)].remove(call)

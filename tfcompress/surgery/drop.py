@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     import keras
 
 
-def drop_layers(model: keras.Model, layers: Any) -> keras.Model:
+def drop_layers(model: keras.Model, layers: Any, *, data: Any = None) -> keras.Model:
     """Cuts layers out of a model: what read their output reads their input instead.
 
     Layers that feed each other are cut out as one part, so that all layers of a residual block or
     of a Transformer layer go together. A part must read one tensor of the shape that it gives.
-    What only fed the part goes too. All other weights stay. Train on to win back accuracy;
-    `tfc.rank_blocks` says which blocks cost least.
+    What only fed the part goes too. All other weights stay, or with `data` are fitted to give what
+    they gave. Train on to win back accuracy; `tfc.rank_blocks` says which blocks cost least.
 
     Args:
         model: a Functional or built Sequential model, nested ones included; it does not change.
@@ -26,6 +26,7 @@ def drop_layers(model: keras.Model, layers: Any) -> keras.Model:
             function `layer -> bool`; a range `("start", "end")`, a tuple of two names: all from
             the input of the one to the output of the other, both included; a block that
             `tfc.rank_blocks` found; or a list of these.
+        data: inputs, (x, y) or batches of either, on which to fit; a thousand examples do.
 
     Returns:
         A new plain Keras model, not compiled. Its `compression_report` lists what was dropped.
@@ -35,6 +36,7 @@ def drop_layers(model: keras.Model, layers: Any) -> keras.Model:
         ConfigError: a part reads no tensor of the shape that it gives, or several, so that it is
             not clear which of them goes on; or nothing would be left.
         ScopeError: a name matches no layer.
+        DataError: the data does not fit the model.
 
     Example:
         >>> smaller = tfc.drop_layers(model, ["block_5_*", ("block_8_expand", "block_8_add")])
@@ -44,6 +46,7 @@ def drop_layers(model: keras.Model, layers: Any) -> keras.Model:
     al. 2020, "LayerDrop" (arXiv:1909.11556), and Sajjad et al. 2023 (arXiv:2004.03844).
     """
     from tfcompress.graph.regions import all_regions
+    from tfcompress.surgery.restoring import restored
     from tfcompress.surgery.rewriting import check_graph, replaced
 
     check_graph(model)
@@ -72,7 +75,7 @@ def drop_layers(model: keras.Model, layers: Any) -> keras.Model:
     report.notes += [
         f"the input {tensor.name!r} is read by nothing now" for tensor in _unread(model, joined)
     ]
-    return replaced(model, {}, report, joined)
+    return restored(model, replaced(model, {}, report, joined), report, data)
 
 
 def _chosen(layers: Any, regions: list[Any]) -> tuple[set[int], list[tuple[Any, Any, Any]]]:

@@ -21,6 +21,7 @@ def factorize(
     energy: float = 0.95,
     rank: int | None = None,
     multiply_adds: float | None = None,
+    data: Any = None,
     include: ScopeLike = None,
     exclude: ScopeLike = None,
 ) -> keras.Model:
@@ -32,7 +33,8 @@ def factorize(
       side whose rank is full needs no 1x1.
 
     The last layer of a chain has the old one's name, bias and activation. What would not cost less
-    is left as it is, such as every layer of full rank. Train on to win back accuracy.
+    is left as it is, such as every layer of full rank. With `data` the last layer of each chain is
+    fitted to what the old layer gave. Train on to win back accuracy.
 
     Args:
         model: a Functional or built Sequential model, nested ones included; it does not change.
@@ -41,6 +43,7 @@ def factorize(
         rank: a rank for all layers instead, on both sides of convolutions.
         multiply_adds: the share of the model's multiply-adds to take away instead, between 0 and
             1: the largest `energy` that reaches it, the same for all layers.
+        data: inputs, (x, y) or batches of either, on which to fit; a thousand examples do.
         include: layers to replace; None for all that can be.
         exclude: layers to leave.
 
@@ -53,6 +56,7 @@ def factorize(
         ModelTypeError: no Keras 3 model, or neither Functional nor a built Sequential.
         ConfigError: an argument is out of its range, both `rank` and `multiply_adds` are given, or
             that share cannot be reached; a scope matches nothing (`ScopeError`).
+        DataError: the data does not fit the model.
 
     Example:
         >>> smaller = tfc.factorize(model, multiply_adds=0.4)
@@ -92,7 +96,9 @@ def factorize(
         report.settings["energy"] = float(energy)
         plans = {key: form.keeping(float(energy)) for key, form in forms.items()}
     found = _replacements(choice, forms, plans, reasons, report)
-    return replaced(model, found, report)
+    from tfcompress.surgery.restoring import restored
+
+    return restored(model, replaced(model, found, report), report, data, found)
 
 
 def _replacements(

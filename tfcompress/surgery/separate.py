@@ -18,6 +18,7 @@ def separate(
     model: keras.Model,
     *,
     terms: int = 1,
+    data: Any = None,
     include: ScopeLike = None,
     exclude: ScopeLike = None,
 ) -> keras.Model:
@@ -30,12 +31,14 @@ def separate(
     padding, dilation, regularizers, name and dtype stay. With as many terms as there are positions
     it would be exact, and as a rule no cheaper: what would not cost less is left as it is.
 
-    The error is large after one term, as convolutions are not separable by themselves: train on,
+    The error is large after one term, as convolutions are not separable by themselves. With `data`
+    the pointwise kernels are fitted to what the convolutions gave, layer by layer. Then train on,
     or distil from the original.
 
     Args:
         model: a Functional or built Sequential model, nested ones included; it does not change.
         terms: how many depthwise filters each input channel gets.
+        data: inputs, (x, y) or batches of either, on which to fit; a thousand examples do.
         include: convolutions to replace; None for all that can be.
         exclude: convolutions to leave.
 
@@ -47,6 +50,7 @@ def separate(
     Raises:
         ModelTypeError: no Keras 3 model, or neither Functional nor a built Sequential.
         ConfigError: `terms` is no whole number above 0; a scope matches nothing (`ScopeError`).
+        DataError: the data does not fit the model.
 
     Example:
         >>> smaller = tfc.separate(model, terms=2, exclude="stem")
@@ -81,7 +85,9 @@ def separate(
         found[id(layer)], error = _separated(layer, int(terms), names)
         report.add(path, kind, "separated", found[id(layer)].why, error=error,
                    multiply_adds_before=before, multiply_adds=after)  # fmt: skip
-    return replaced(model, found, report)
+    from tfcompress.surgery.restoring import restored
+
+    return restored(model, replaced(model, found, report), report, data, found)
 
 
 def closest_separable(kernel: np.ndarray, terms: int) -> tuple[np.ndarray, np.ndarray, float]:

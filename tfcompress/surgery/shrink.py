@@ -127,17 +127,13 @@ def without(
     from tfcompress.surgery.channels.atoms import Kept
     from tfcompress.surgery.channels.rebuild import replacements
     from tfcompress.surgery.channels.telling import tell
+    from tfcompress.surgery.restoring import Removed, restored
     from tfcompress.surgery.rewriting import replaced
 
     kept = Kept(found.classes, gone)
     tell(found, kept, report, "its channels are important enough, or too few to round")
     smaller = replaced(model, replacements(found, kept), report)
-    if data is not None:
-        from tfcompress.surgery.channels.restoring import restore
-
-        changed = restore(model, smaller, found, kept, data)
-        report.notes.append(f"Fitted to what they gave before, on `data`: {len(changed)} layers.")
-    return smaller
+    return restored(model, smaller, report, data, removed=Removed(found, kept))
 
 
 def _chosen(model: Any, found: Any, groups: Any, scores: Any, report: Any) -> np.ndarray:

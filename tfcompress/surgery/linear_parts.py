@@ -19,6 +19,7 @@ class LinearPart:
 
     Attributes:
         layer: the layer whose weights these are; of attention, the projection of its output.
+        kernel: its weight; of a separable convolution, the pointwise one.
         rows: (a tensor that the layer read, numbers of rows) -> (rows, features) of float32.
         count: how many rows an example has.
         to_matrix: (kernel) -> (features, outputs).
@@ -26,6 +27,7 @@ class LinearPart:
     """
 
     layer: Any
+    kernel: Any
     rows: Callable[[Any, np.ndarray], np.ndarray]
     count: int
     to_matrix: Callable[[np.ndarray], np.ndarray]
@@ -34,7 +36,7 @@ class LinearPart:
     @property
     def matrix(self) -> np.ndarray:
         """(features, outputs) of float64."""
-        return self.to_matrix(np.asarray(self.layer.kernel, np.float64))
+        return self.to_matrix(np.asarray(self.kernel, np.float64))
 
     @property
     def bias(self) -> np.ndarray | None:
@@ -46,7 +48,7 @@ class LinearPart:
 
     def assign(self, matrix: np.ndarray, bias: np.ndarray | None) -> None:
         """Sets the weights."""
-        self.layer.kernel.assign(self.to_kernel(matrix).astype(self.layer.kernel.dtype))
+        self.kernel.assign(self.to_kernel(matrix).astype(self.kernel.dtype))
         if bias is not None:
             self.layer.bias.assign(bias.reshape(self.layer.bias.shape))
 
@@ -63,6 +65,8 @@ def linear_part(operation: Any, shape: tuple[int, ...]) -> LinearPart | None:
         return None
     if isinstance(layer, (layers.Conv1D, layers.Conv2D, layers.Conv3D)):
         return None if layer.groups > 1 else _convolution(layer, shape)
+    if isinstance(layer, (layers.SeparableConv1D, layers.SeparableConv2D)):
+        return _separable(layer, shape)
     if isinstance(layer, layers.Dense):
         return _dense(layer, shape)
     if isinstance(layer, layers.EinsumDense):
@@ -74,7 +78,36 @@ def _dense(layer: Any, shape: tuple[int, ...]) -> LinearPart:
     def rows(value: Any, numbers: np.ndarray) -> np.ndarray:
         return np.asarray(value, np.float32).reshape(-1, shape[-1])[numbers]
 
-    return LinearPart(layer, rows, int(np.prod(shape[1:-1])), lambda k: k, lambda m: m)
+    return LinearPart(
+        layer, layer.kernel, rows, int(np.prod(shape[1:-1])), lambda k: k, lambda m: m
+    )
+
+
+def _separable(layer: Any, shape: tuple[int, ...]) -> LinearPart:
+    first = layer.data_format == "channels_first"
+
+    def depthwise(value: Any) -> np.ndarray:
+        result = keras.ops.depthwise_conv(
+            value,
+            layer.depthwise_kernel,
+            layer.strides[0] if len(set(layer.strides)) == 1 else layer.strides,
+            layer.padding,
+            layer.data_format,
+            layer.dilation_rate,
+        )
+        array = np.asarray(result, np.float32)
+        return np.moveaxis(array, 1, -1) if first else array
+
+    example = depthwise(np.zeros((1, *shape[1:]), np.float32))
+    kernel_shape = tuple(layer.pointwise_kernel.shape)
+    return LinearPart(
+        layer,
+        layer.pointwise_kernel,
+        lambda value, numbers: depthwise(value).reshape(-1, example.shape[-1])[numbers],
+        int(np.prod(example.shape[1:-1])),
+        lambda k: k.reshape(-1, kernel_shape[-1]),
+        lambda m: m.reshape(kernel_shape),
+    )
 
 
 def _einsum(layer: Any, shape: tuple[int, ...]) -> LinearPart | None:
@@ -100,6 +133,7 @@ def _einsum(layer: Any, shape: tuple[int, ...]) -> LinearPart | None:
 
     return LinearPart(
         layer,
+        layer.kernel,
         rows,
         int(np.prod([shape[names.index(n)] for n in others[1:]])),
         lambda k: k.transpose(axes).reshape(features, -1),
@@ -151,6 +185,7 @@ def _convolution(layer: Any, shape: tuple[int, ...]) -> LinearPart | None:
     kernel_shape = tuple(layer.kernel.shape)
     return LinearPart(
         layer,
+        layer.kernel,
         rows,
         int(np.prod(counts)),
         lambda k: k.reshape(-1, kernel_shape[-1]),
