@@ -5,8 +5,10 @@
 Ready-made networks and those of keras.applications at 96 pixels and less, with random weights, in
 fp32, fp16 and int8. "Predicted" is what tfc.inspect says from the file alone; "actual" is read from
 the runtime: XNNPACK's partitions, and what LiteRT's GPU accelerator says that it takes. Numbers are
-the GPU's, computed in fp32, beside XNNPACK's, on one input. A software driver will do
-(VK_DRIVER_FILES): it takes the same operators. With --out, finished rows are not run again.
+the GPU's, computed in fp32, beside XNNPACK's, on one input, relative to the largest output. In
+the table stands what the runtime took, with the prediction behind it in brackets where that was
+another. A software driver will do (VK_DRIVER_FILES): it takes the same operators. With --out,
+finished rows are not run again.
 """
 
 from __future__ import annotations
@@ -102,6 +104,36 @@ def cells(name: str, row: dict) -> list[str]:
     ]
 
 
+def table(rows: dict[str, dict], names: list[str]) -> str:
+    """A line for each network, with its files in each cell."""
+    lines = []
+    for name in names:
+        own = [rows[f"{name} {precision}"] for precision in PRECISIONS]
+
+        def each(value: Callable[[dict], str], own: list[dict] = own) -> str:
+            return " / ".join("-" if "error" in row else value(row) for row in own)
+
+        def taken(target: str, each: Callable[..., str] = each) -> str:
+            return each(
+                lambda row: f"{row[f'{target}_actual']}"
+                + ("" if row[f"{target}_same"] == row["operators"] else
+                   f" ({row[f'{target}_predicted']})")
+            )  # fmt: skip
+
+        lines.append(
+            [
+                name,
+                each(lambda row: str(row["operators"])),
+                taken("xnnpack"),
+                taken("gpu"),
+                each(lambda row: f"{row['largest'] / max(row['reach'], 1e-30):.0e}"),
+                each(lambda row: str(len(row["warnings"]))),
+            ]
+        )
+    heads = ["network", "operators", "on XNNPACK", "on the GPU", "largest difference", "warnings"]
+    return markdown(heads, lines)
+
+
 def main() -> None:
     parser = benchmark_parser(__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="networks whose name holds this")
@@ -132,12 +164,8 @@ def main() -> None:
             rows[key] = done[key]
             print(*cells(key, rows[key]), sep="  ", flush=True)
         keras.backend.clear_session()
-    heads = ["network", "operators", "XNNPACK", "GPU", "all on GPU, predicted", "actual"]
-    print(
-        "\n"
-        + markdown([*heads, "largest difference", "warnings"], [cells(*r) for r in rows.items()])
-    )
-    print(f"\npredicted / actual; GPU: {adapter}")
+    print("\n" + table(rows, names))
+    print(f"\n{' / '.join(PRECISIONS)} in each cell; GPU: {adapter}")
     good = [row for row in rows.values() if "error" not in row]
     total = sum(row["operators"] for row in good)
     for target in ("xnnpack", "gpu"):

@@ -1,14 +1,17 @@
-"""Channels taken out: multiply-adds, measured latency and accuracy, then int8 on top.
+"""Channels and blocks taken out: multiply-adds, measured latency and accuracy, then int8 on top.
 
     TFCOMPRESS_DATA=... python examples/benchmarks/shrinking.py [--quick] [--resume DIR] \
-        [--only NAME] [--plot FILE.png]
+        [--only NETWORK] [--variants NAME] [--seeds N] [--workers N] [--plot FILE.png]
 
-From a trained float network, `tfc.shrink` takes a share of the multiply-adds away, and the smaller
-network trains on: half of its label is what the dense network says itself, the learning rate falls
-as a cosine. The control is the dense network, trained on as long in the same way. Points are paired
-with the control of the same seed. Then the smaller network is trained quantization-aware and
-converted. Latency: XNNPACK, one thread, files of one network and seed taking turns; "faster" is
-against the dense float file. With `--resume`, finished rows are kept in DIR.
+From a trained float network, tfcompress takes a share of the multiply-adds away (`tfc.shrink` by
+Taylor importance, after `tfc.drop_layers` where the variant says so, both fitted on 2,000 training
+images), and the smaller network trains on: half of its label is what the dense network says, the
+learning rate falls as a cosine. The control is the dense network, trained on as long in the same
+way. Points are paired with the control of the same seed; "before" is the accuracy before training
+on. Then the smaller network is trained quantization-aware for two more epochs and converted.
+Latency: XNNPACK, one thread, files of one network and seed taking turns; "faster" is against the
+dense float file. With `--resume`, finished rows are kept in DIR. A full run of one network takes
+about an hour on two cores.
 """
 
 from __future__ import annotations
@@ -19,8 +22,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,15 @@ from typing import Any
 import keras
 import numpy as np
 from common import benchmark_parser, finish, markdown, selected, zipped
-from quantization import Data, cifar10, fashion, fit, one_thread, trained_resnet8
+from quantization import Data, cifar10, fashion, one_thread, trained_resnet8
 
 import tfcompress as tfc
 
-CONTROL = "dense, trained on"
-TEMPERATURE = 4.0
+DENSE, CONTROL, INT8 = "dense", "dense, trained on", ", int8"
+QUANTIZED_EPOCHS, QUANTIZED_RATE = 2, 1e-4
+
+
+# -- the networks, and what is taken out of them
 
 
 def mobilenet_for_cifar() -> keras.Model:
@@ -43,8 +48,30 @@ def mobilenet_for_cifar() -> keras.Model:
             layer.momentum = 0.9
         if layer.name == "conv1":  # 32 pixels are too few to halve five times
             layer.strides = (1, 1)
-    config = model.get_config()
-    return keras.Model.from_config(config)
+    return keras.Model.from_config(model.get_config())
+
+
+def shrunk(ratio: float, round_to: int = 4) -> Callable[[keras.Model, Any], keras.Model]:
+    def make(model: keras.Model, batch: Any) -> keras.Model:
+        return tfc.shrink(
+            model, ratio, importance="taylor", data=batch, round_to=round_to,
+            loss="sparse_categorical_crossentropy",
+        )  # fmt: skip
+
+    return make
+
+
+def without_first_block(ratio: float) -> Callable[[keras.Model, Any], keras.Model]:
+    """The first residual block dropped, which has most of the pixels and fewest weights."""
+
+    def make(model: keras.Model, batch: Any) -> keras.Model:
+        add = next(layer.name for layer in model.layers if isinstance(layer, keras.layers.Add))
+        first = [layer.name for layer in model.layers if hasattr(layer, "kernel")][1]
+        dropped = tfc.drop_layers(model, (first, add), data=batch)
+        whole, now = (tfc.complexity(m).multiply_adds for m in (model, dropped))
+        return shrunk(1 - (1 - ratio) * whole / now)(dropped, batch)
+
+    return make
 
 
 @dataclass(frozen=True)
@@ -55,188 +82,247 @@ class Network:
         load: number of training images -> data.
         make: builds it, trained or not.
         training: (epochs, learning rate) from the start, in turns.
-        after: epochs of training once it is smaller, and the learning rate they begin with.
-        ratios: shares of the multiply-adds to take away.
+        epochs: of training once it is smaller.
+        rate: the learning rate that these begin with.
+        variants: name -> what makes the smaller network.
     """
 
     load: Callable[[int], Data]
     make: Callable[[], keras.Model]
     training: tuple[tuple[int, float], ...]
-    after: tuple[int, float]
-    ratios: tuple[float, ...]
+    epochs: int
+    rate: float
+    variants: dict[str, Callable[[keras.Model, Any], keras.Model]]
 
 
 NETWORKS = {
-    "CIFAR-10, ResNet-8": Network(cifar10, trained_resnet8, (), (12, 1e-3), (0.3, 0.5, 0.65, 0.8)),
+    "CIFAR-10, ResNet-8": Network(
+        cifar10, trained_resnet8, (), 12, 2e-3,
+        {
+            "shrink 0.3": shrunk(0.3),
+            "shrink 0.5": shrunk(0.5),
+            "first block out, shrink to 0.5": without_first_block(0.5),
+            "first block out, shrink to 0.65": without_first_block(0.65),
+        },
+    ),
     "CIFAR-10, MobileNet 0.5": Network(
-        cifar10, mobilenet_for_cifar, ((12, 2e-3), (4, 3e-4)), (8, 1e-3), (0.5, 0.65)
+        cifar10, mobilenet_for_cifar, ((12, 2e-3), (4, 3e-4)), 8, 1e-3,
+        {"shrink 0.5": shrunk(0.5, 8), "shrink 0.65": shrunk(0.65, 8)},
     ),
     "Fashion-MNIST, depthwise-separable": Network(
-        fashion,
-        lambda: tfc.models.mobilenet_small((28, 28, 1), 10),
-        ((4, 2e-3), (2, 3e-4)),
-        (6, 2e-3),
-        (0.4, 0.5, 0.65),
+        fashion, lambda: tfc.models.mobilenet_small((28, 28, 1), 10), ((4, 2e-3), (2, 3e-4)), 6,
+        2e-3, {"shrink 0.4": shrunk(0.4), "shrink 0.5": shrunk(0.5), "shrink 0.65": shrunk(0.65)},
     ),
-}
+}  # fmt: skip
 
 
-def softened(model: keras.Model, x: np.ndarray) -> np.ndarray:
-    """What the dense model says, less sharply: the label of half of the loss."""
-    probabilities = np.clip(model.predict(x, batch_size=500, verbose=0), 1e-7, 1.0)
-    logits = np.log(probabilities) / TEMPERATURE
-    raised = np.exp(logits - logits.max(-1, keepdims=True))
-    return raised / raised.sum(-1, keepdims=True)
+# -- training
 
 
-def train(model: keras.Model, teacher: keras.Model, data: Data, epochs: int, rate: float,
-          callbacks: Any = ()) -> None:  # fmt: skip
-    """Trains on mirrored images, half of the label being the teacher's."""
-    x, y, *_ = data
-    if x.shape[-1] == 3:
-        x = np.concatenate([x, x[:, :, ::-1]])
-        y = np.concatenate([y, y])
-    soft = softened(teacher, x)
-    labels = 0.5 * np.eye(soft.shape[-1], dtype="float32")[y] + 0.5 * soft
+def train(model: keras.Model, x: np.ndarray, y: np.ndarray, labels: Any, epochs: int, rate: Any,
+          callbacks: Sequence[Any] = (), seed: int = 0) -> None:  # fmt: skip
+    """Trains on images, those in colour mirrored half of the time.
+
+    Args:
+        model: trained in place.
+        x: images.
+        y: their classes.
+        labels: what a teacher says of the images and of their mirror images, or None.
+        epochs: how many.
+        rate: what the learning rate begins with; it falls as a cosine.
+        callbacks: of `fit`.
+        seed: of mirroring.
+    """
+    generator = np.random.default_rng(seed)
+    classes = int(y.max()) + 1
+    wanted = np.eye(classes, dtype="float32")[y]
     steps = epochs * math.ceil(len(x) / 128)
+    # Without XLA: on these processors it takes twice the time.
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)),
-        "categorical_crossentropy",
-    )
-    model.fit(x, labels, batch_size=128, epochs=epochs, callbacks=list(callbacks), verbose=0)
+        "categorical_crossentropy", jit_compile=False,
+    )  # fmt: skip
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self) -> int:
+            return math.ceil(len(x) / 128)
+
+        def on_epoch_begin(self) -> None:
+            self.order = generator.permutation(len(x))
+
+        def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+            chosen = self.order[number * 128 : (number + 1) * 128]
+            mirrored = (generator.random(len(chosen)) < 0.5) & (x.shape[-1] == 3)
+            images = np.where(mirrored[:, None, None, None], x[chosen][:, :, ::-1], x[chosen])
+            if labels is None:
+                return images, wanted[chosen]
+            said = labels[mirrored.astype(int), chosen]
+            return images, 0.5 * wanted[chosen] + 0.5 * said
+
+    batches = Batches()
+    batches.on_epoch_begin()
+    model.fit(batches, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=0)
+
+
+def said_by(teacher: keras.Model, x: np.ndarray) -> np.ndarray:
+    """(2, images, classes): probabilities for images and for their mirror images."""
+    teacher.compile(jit_compile=False)
+    both = (x, np.ascontiguousarray(x[:, :, ::-1]))
+    return np.stack([teacher.predict(images, batch_size=500, verbose=0) for images in both])
 
 
 def accuracy(tflite: tfc.TFLiteModel, data: Data) -> float:
     return float((np.asarray(tflite.predict(data[2])).argmax(-1) == data[3]).mean())
 
 
-def dense(name: str, seed: int, quick: bool) -> tuple[keras.Model, Data]:
-    network = NETWORKS[name]
-    data = network.load(3_200 if quick else 60_000)
-    keras.utils.set_random_seed(seed)
-    model = network.make()
-    for epochs, rate in network.training:
-        fit(model, data, rate, 1 if quick else epochs)
-    return model, data
+# -- rows
 
 
-def measure(name: str, seed: int, quick: bool, folder: str) -> list[dict[str, Any]]:
-    """All rows of one network with one seed."""
-    stem = "".join(c if c.isalnum() else "_" for c in f"{name} {seed}")
-    done = Path(folder) / f"{stem}.json"
-    if done.exists():
-        return json.loads(done.read_text())
-    network = NETWORKS[name]
-    model, data = dense(name, seed, quick)
-    epochs, rate = (1, network.after[1]) if quick else network.after
-    samples = data[0][np.linspace(0, len(data[0]) - 1, 300).round().astype(int)]
-    batch = (data[0][:2_000], data[1][:2_000])
+@dataclass(frozen=True)
+class Job:
+    """A network with one seed, and what is done to it."""
+
+    network: str
+    seed: int
+    variant: str
+    quick: bool
+    folder: str
+
+    def file(self, kind: str, suffix: str) -> Path:
+        """Where something of that kind is kept."""
+        name = f"{self.network} {self.seed} {kind}"
+        return Path(self.folder) / ("".join(c if c.isalnum() else "_" for c in name) + suffix)
+
+    @property
+    def data(self) -> Data:
+        """Training and test set."""
+        return NETWORKS[self.network].load(3_200 if self.quick else 60_000)
+
+    def row(self, kind: str, model: keras.Model, counts: int, **more: Any) -> None:
+        """Converts, measures accuracy, and keeps the row and the file."""
+        tflite = tfc.convert(model, "int8" if kind.endswith(INT8) else "fp32")
+        tflite.save(self.file(kind, ".tflite"), overwrite=True)
+        row = {
+            "network": self.network, "seed": self.seed, "kind": kind, "multiply_adds": counts,
+            "accuracy": accuracy(tflite, self.data), "bytes": len(tflite.content),
+            "zip": zipped(tflite.content), **more,
+        }  # fmt: skip
+        partial = self.file(kind, ".part")
+        partial.write_text(json.dumps(row))
+        os.replace(partial, self.file(kind, ".json"))
+
+
+def run(job: Job) -> None:
+    network, kind = NETWORKS[job.network], job.variant
+    last = kind if kind in (DENSE, CONTROL) else kind + INT8
+    if job.file(last, ".json").exists():
+        return
+    x, y, *_ = job.data
+    keras.utils.set_random_seed(job.seed)
+    if kind == DENSE:
+        model = network.make()
+        for epochs, rate in network.training:
+            train(model, x, y, None, 1 if job.quick else epochs, rate, seed=job.seed)
+        model.save(job.file(DENSE, ".keras"))
+        job.row(kind, model, tfc.complexity(model).multiply_adds)
+        return
+    model = keras.models.load_model(job.file(DENSE, ".keras"), compile=False)
+    labels = said_by(model, x)
+    before, batch = math.nan, (x[:2_000], y[:2_000])
+    if kind != CONTROL:
+        model = network.variants[kind](model, batch)
+        before = accuracy(tfc.convert(model), job.data)
+    counts = tfc.complexity(model).multiply_adds
+    epochs = 1 if job.quick else network.epochs
+    train(model, x, y, labels, epochs, network.rate, seed=job.seed)
+    job.row(kind, model, counts, before=before)
+    if kind != CONTROL:
+        samples = x[np.linspace(0, len(x) - 1, 300).round().astype(int)]
+        qmodel = tfc.quantize_aware(model, calibration_data=samples)
+        epochs = 1 if job.quick else QUANTIZED_EPOCHS
+        callbacks = [tfc.QuantizationCallback()]
+        train(qmodel, x, y, labels, epochs, QUANTIZED_RATE, callbacks, seed=job.seed)
+        job.row(kind + INT8, qmodel, counts)
+
+
+def gather(jobs: Sequence[Job], runs: int) -> list[dict[str, Any]]:
+    """The rows of all jobs, timed together, seed by seed, once nothing else runs."""
     rows: list[dict[str, Any]] = []
-
-    def add(kind: str, ratio: float, trained: keras.Model, tflite: tfc.TFLiteModel) -> None:
-        path = tflite.save(Path(folder) / f"{stem}_{len(rows)}.tflite", overwrite=True)
-        rows.append(
-            {
-                "network": name,
-                "seed": seed,
-                "kind": kind,
-                "ratio": ratio,
-                "multiply_adds": tfc.complexity(
-                    model if ratio == 0 else sources[ratio]
-                ).multiply_adds,
-                "accuracy": accuracy(tflite, data),
-                "bytes": len(tflite.content),
-                "zip": zipped(tflite.content),
-                "file": path.name,
-            }
-        )
-
-    sources: dict[float, keras.Model] = {}
-    add("dense", 0, model, tfc.convert(model))
-    keras.utils.set_random_seed(seed)
-    control = keras.models.clone_model(model)
-    control.set_weights(model.get_weights())
-    train(control, model, data, epochs, rate)
-    add(CONTROL, 0, control, tfc.convert(control))
-    for ratio in network.ratios[1:2] if quick else network.ratios:
-        keras.utils.set_random_seed(seed)
-        smaller = tfc.shrink(
-            model, ratio, importance="taylor", data=batch, round_to=4,
-            loss="sparse_categorical_crossentropy",
-        )  # fmt: skip
-        sources[ratio] = smaller
-        train(smaller, model, data, epochs, rate)
-        add("smaller", ratio, smaller, tfc.convert(smaller))
-        qmodel = tfc.quantize_aware(smaller, calibration_data=samples)
-        train(qmodel, model, data, 1 if quick else 2, 1e-4, [tfc.QuantizationCallback()])
-        add("smaller, int8", ratio, qmodel, tfc.convert(qmodel, "int8"))
-    partial = done.with_suffix(".part")
-    partial.write_text(json.dumps(rows))
-    os.replace(partial, done)
+    groups = list(dict.fromkeys((job.network, job.seed) for job in jobs))
+    for group in groups:
+        own: list[dict[str, Any]] = []
+        files: list[str] = []
+        for job in (job for job in jobs if (job.network, job.seed) == group):
+            for kind in (job.variant, job.variant + INT8):
+                if job.file(kind, ".json").exists():
+                    own.append(json.loads(job.file(kind, ".json").read_text()))
+                    files.append(str(job.file(kind, ".tflite")))
+        for row, timed in zip(own, tfc.benchmark(files, threads=[1], runs=runs).rows, strict=True):
+            row["ms"] = timed.median_ms
+        rows += own
     return rows
-
-
-def add_latency(rows: list[dict[str, Any]], folder: str, runs: int) -> None:
-    """Times all files of a network together, seed by seed, once nothing else runs."""
-    files = [str(Path(folder) / row["file"]) for row in rows]
-    for row, timed in zip(rows, tfc.benchmark(files, threads=[1], runs=runs).rows, strict=True):
-        row["ms"] = timed.median_ms
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     heads = [
-        *("network", "file", "seeds", "multiply-adds", "fewer", "accuracy"),
+        *("network", "file", "seeds", "multiply-adds", "fewer", "before", "accuracy"),
         *("points from the control", "ms", "faster", "bytes", "smaller", "zip", "smaller zipped"),
     ]
     cells = []
-    keys = list(dict.fromkeys((r["network"], r["kind"], r["ratio"]) for r in rows))
-    for key in keys:
-        found = [r for r in rows if (r["network"], r["kind"], r["ratio"]) == key]
-        of = {(r["seed"], r["kind"]): r for r in rows if r["network"] == key[0] and not r["ratio"]}
+    for network, kind in dict.fromkeys((r["network"], r["kind"]) for r in rows):
+        found = [r for r in rows if (r["network"], r["kind"]) == (network, kind)]
+        of = {(r["seed"], r["kind"]): r for r in rows if r["network"] == network}
         points = [100 * (r["accuracy"] - of[r["seed"], CONTROL]["accuracy"]) for r in found]
-        faster = [of[r["seed"], "dense"]["ms"] / r["ms"] for r in found]
-        raw = np.mean([of[r["seed"], "dense"]["bytes"] / r["bytes"] for r in found])
-        packed = np.mean([of[r["seed"], "dense"]["zip"] / r["zip"] for r in found])
-        counts = np.mean([r["multiply_adds"] for r in found])
-        fewer = np.mean(
-            [of[r["seed"], "dense"]["multiply_adds"] / r["multiply_adds"] for r in found]
-        )
+        before = np.mean([r.get("before", math.nan) for r in found])
+
+        def times(key: str, found: Any = found, of: Any = of) -> float:
+            return float(np.median([of[r["seed"], DENSE][key] / r[key] for r in found]))
+
         cells.append(
             [
-                key[0], key[1], len(found), f"{counts / 1e6:.2f} M", f"{fewer:.2f}x",
+                network, kind, len(found),
+                f"{np.mean([r['multiply_adds'] for r in found]) / 1e6:.2f} M",
+                f"{times('multiply_adds'):.2f}x", "-" if math.isnan(before) else f"{before:.1%}",
                 f"{np.mean([r['accuracy'] for r in found]):.2%}",
                 f"{np.mean(points):+.2f} ({min(points):+.2f} to {max(points):+.2f})",
-                f"{np.median([r['ms'] for r in found]):.3f}", f"{np.median(faster):.2f}x",
-                f"{found[0]['bytes']:,}", f"{raw:.1f}x", f"{found[0]['zip']:,}", f"{packed:.1f}x",
+                f"{np.median([r['ms'] for r in found]):.3f}", f"{times('ms'):.2f}x",
+                f"{found[0]['bytes']:,}", f"{times('bytes'):.1f}x", f"{found[0]['zip']:,}",
+                f"{times('zip'):.1f}x",
             ]
         )  # fmt: skip
     return markdown(heads, cells)
 
 
 def plot(rows: list[dict[str, Any]], path: str) -> None:
-    """Accuracy over latency: one panel for each network, one curve for float and for int8."""
+    """Accuracy over latency and over multiply-adds, a row of panels for each."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     names = list(dict.fromkeys(row["network"] for row in rows))
-    figure, axes = pyplot.subplots(1, len(names), figsize=(5 * len(names), 4), squeeze=False)
-    for name, panel in zip(names, axes[0], strict=True):
-        for kind, mark in ((CONTROL, "s"), ("smaller", "o-"), ("smaller, int8", "^-")):
-            found = [r for r in rows if (r["network"], r["kind"]) == (name, kind)]
-            ratios = sorted({r["ratio"] for r in found})
-            points = [
-                (np.median([r["ms"] for r in found if r["ratio"] == ratio]),
-                 100 * np.mean([r["accuracy"] for r in found if r["ratio"] == ratio]))
-                for ratio in ratios
-            ]  # fmt: skip
-            panel.plot(*zip(*points, strict=True), mark, label=kind)
-        panel.set(
-            title=name, xlabel="ms on XNNPACK, one thread", ylabel="accuracy, %", xscale="log"
-        )
-        panel.grid(alpha=0.3)
-        panel.legend()
+    figure, axes = pyplot.subplots(2, len(names), figsize=(5 * len(names), 8), squeeze=False)
+    for name, *panels in zip(names, *axes, strict=True):
+        for panel, key in zip(panels, ("ms", "multiply_adds"), strict=True):
+            own = [row for row in rows if row["network"] == name]
+            kinds = [k for k in dict.fromkeys(r["kind"] for r in own) if k not in (DENSE, CONTROL)]
+            for label, chosen, mark in (
+                (CONTROL, [CONTROL], "s"),
+                ("smaller, float", [k for k in kinds if not k.endswith(INT8)], "o-"),
+                ("smaller, int8", [k for k in kinds if k.endswith(INT8)], "^-"),
+            ):
+                points = sorted(
+                    (
+                        np.median([r[key] for r in own if r["kind"] == kind]),
+                        100 * np.mean([r["accuracy"] for r in own if r["kind"] == kind]),
+                    )
+                    for kind in chosen
+                )
+                panel.plot(*zip(*points, strict=True), mark, label=label)
+            label = "ms on XNNPACK, one thread" if key == "ms" else "multiply-adds"
+            panel.set(title=name, xlabel=label, ylabel="accuracy, %", xscale="log")
+            panel.grid(alpha=0.3)
+            panel.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
@@ -244,28 +330,33 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
 def main() -> None:
     parser = benchmark_parser(__doc__.splitlines()[0])
     parser.add_argument("--resume", metavar="DIR", help="keep finished rows here, and go on")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="networks at a time")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="jobs at a time")
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--only", default="", help="only networks whose name holds this")
+    parser.add_argument("--variants", default="", help="only variants whose name holds this")
     parser.add_argument("--plot", metavar="FILE", help="draw accuracy over latency")
     arguments = parser.parse_args()
-    names = selected(NETWORKS, arguments.only)
-    tasks = [(name, seed) for seed in range(1 if arguments.quick else 3) for name in names]
-    rows: list[dict[str, Any]] = []
-    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.resume or temporary
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor(arguments.workers, context, initializer=one_thread) as pool:
-            begun = time.monotonic()
-            futures = [pool.submit(measure, *task, arguments.quick, folder) for task in tasks]
-            for number, future in enumerate(as_completed(futures), 1):
-                rows += future.result()
-                spent = time.monotonic() - begun
-                print(f"{number} of {len(futures)} done, {spent:.0f} s", flush=True)
-        rows.sort(key=lambda r: (names.index(r["network"]), r["seed"]))
-        for name, seed in tasks:
-            own = [r for r in rows if (r["network"], r["seed"]) == (name, seed)]
-            add_latency(own, folder, 10 if arguments.quick else 100)
+        jobs = []
+        for name in selected(NETWORKS, arguments.only):
+            variants = selected(NETWORKS[name].variants, arguments.variants)
+            for seed in range(1 if arguments.quick else arguments.seeds):
+                for variant in (DENSE, CONTROL, *(variants[:1] if arguments.quick else variants)):
+                    jobs.append(Job(name, seed, variant, arguments.quick, folder))
+        context = multiprocessing.get_context("spawn")
+        begun, done = time.monotonic(), 0
+        for part in (
+            [job for job in jobs if job.variant == DENSE],
+            [job for job in jobs if job.variant != DENSE],
+        ):
+            # A process for each job, as each leaves memory behind.
+            with context.Pool(arguments.workers, one_thread, maxtasksperchild=1) as pool:
+                for _ in pool.imap_unordered(run, part):
+                    done += 1
+                    print(f"{done} of {len(jobs)}, {time.monotonic() - begun:.0f} s", flush=True)
+        rows = gather(jobs, 10 if arguments.quick else 100)
     print(table(rows))
     if arguments.plot:
         plot(rows, arguments.plot)

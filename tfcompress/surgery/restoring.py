@@ -17,7 +17,7 @@ from tfcompress.graph.running import Run
 from tfcompress.report import CompressionReport
 from tfcompress.surgery.channels.analysis import Analysis
 from tfcompress.surgery.channels.atoms import Kept
-from tfcompress.surgery.channels.importance import inputs_of, misfit, watching
+from tfcompress.surgery.channels.importance import as_inputs, inputs_of, misfit, watching
 from tfcompress.surgery.linear_parts import LinearPart, linear_part
 
 # At most so many examples, and so many bytes of tensors at a time.
@@ -157,7 +157,7 @@ def _gather(model: keras.Model, flow: Flow, data: Any) -> list[np.ndarray]:
     batches: list[list[np.ndarray]] = []
     seen = 0
     for batch in inputs_of(data):
-        flat = [np.asarray(a) for a in keras.tree.flatten(_ordered(model, batch))]
+        flat = [np.asarray(a) for a in keras.tree.flatten(as_inputs(model, batch))]
         if len(flat) != len(flow.input_values):
             raise DataError(
                 f"`data` must have the {len(flow.input_values)} inputs of the model. Received: "
@@ -168,16 +168,6 @@ def _gather(model: keras.Model, flow: Flow, data: Any) -> list[np.ndarray]:
         if seen >= count:
             break
     return [np.concatenate(arrays)[:count] for arrays in zip(*batches, strict=True)]
-
-
-def _ordered(model: Any, batch: Any) -> Any:
-    """Inputs by name in the order of the model's."""
-    struct = getattr(model, "_inputs_struct", None)
-    if isinstance(batch, dict) and not isinstance(struct, dict):
-        names = [tensor.name for tensor in model.inputs]
-        if set(names) <= set(batch):
-            return [batch[name] for name in names]
-    return batch
 
 
 @dataclass(frozen=True)

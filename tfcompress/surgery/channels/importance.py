@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tfcompress.errors import ConfigError, DataError
+from tfcompress.graph.calls import functional
 from tfcompress.surgery.channels.analysis import Analysis, Slot
 from tfcompress.surgery.channels.units import Family
 
@@ -200,7 +201,7 @@ def _activation(found: Analysis, model: Any, data: Any) -> np.ndarray:
     for x in inputs_of(data):
         with watching(see):
             try:
-                model(x, training=False)
+                model(as_inputs(model, x), training=False)
             except Exception as error:
                 raise misfit(model, error) from error
     return np.where(tally.counts > 0, tally.sums / np.maximum(tally.counts, 1), np.nan)
@@ -225,6 +226,18 @@ def inputs_of(data: Any) -> Iterator[Any]:
         yield batch[0] if isinstance(batch, (tuple, list)) and len(batch) == 2 else batch
     if not count:
         raise DataError("`data` must hold at least one batch. Received: none")
+
+
+def as_inputs(model: Any, x: Any) -> Any:
+    """A batch in the structure that the model's inputs have, without a word from Keras."""
+    struct = getattr(functional(model), "_inputs_struct", None)
+    if isinstance(x, dict) and not isinstance(struct, dict):
+        names = [tensor.name for tensor in model.inputs]
+        if set(names) <= set(x):
+            x = [x[name] for name in names]
+    if isinstance(struct, (list, tuple)) and len(struct) == 1 and not isinstance(x, (list, tuple)):
+        return [x] if isinstance(struct, list) else (x,)
+    return x
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfcompress.surgery.channels.analysis import Analysis
 from tfcompress.surgery.channels.importance import (
     Tally,
+    as_inputs,
     filters_of,
     misfit,
     slots_of,
@@ -55,7 +56,7 @@ def taylor(found: Analysis, model: Any, data: Any, loss: Any) -> np.ndarray:
         ):
             tape.watch(variables)
             try:
-                value = function(y, model(x, training=False))
+                value = function(y, model(as_inputs(model, x), training=False))
             except Exception as error:
                 raise misfit(model, error) from error
         tensors = [tensor for tensor, _, _ in read]
