@@ -1,17 +1,17 @@
-"""Channels and blocks taken out: multiply-adds, measured latency and accuracy, then int8 on top.
+"""Smaller networks by channels and blocks taken out or convolutions separated, then int8 on top.
 
     TFCOMPRESS_DATA=... python examples/benchmarks/shrinking.py [--quick] [--resume DIR] \
         [--only NETWORK] [--variants NAME] [--seeds N] [--workers N] [--plot FILE.png]
 
 From a trained float network, tfcompress takes a share of the multiply-adds away (`tfc.shrink` by
-Taylor importance, after `tfc.drop_layers` where the variant says so, both fitted on 2,000 training
-images), and the smaller network trains on: half of its label is what the dense network says, the
-learning rate falls as a cosine. The control is the dense network, trained on as long in the same
-way. Points are paired with the control of the same seed; "before" is the accuracy before training
-on. Then the smaller network is trained quantization-aware for two more epochs and converted.
-Latency: XNNPACK, one thread, files of one network and seed taking turns; "faster" is against the
-dense float file. With `--resume`, finished rows are kept in DIR. A full run of one network takes
-about an hour on two cores.
+Taylor importance, after `tfc.drop_layers` where the variant says so, or `tfc.separate`; all fitted
+on 2,000 training examples), and the smaller network trains on: half of its label is what the dense
+network says, the learning rate falls as a cosine. The control is the dense network, trained on as
+long in the same way. Points are paired with the control of the same seed; "before" is the accuracy
+before training on. Then the smaller network is trained quantization-aware for two more epochs and
+converted. Latency: XNNPACK, one thread, files of one network and seed taking turns; "faster" is
+against the dense float file. With `--resume`, finished rows are kept in DIR. A full run of one
+network takes up to an hour on two cores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,15 @@ from typing import Any
 import keras
 import numpy as np
 from common import benchmark_parser, finish, markdown, selected, zipped
-from quantization import Data, cifar10, fashion, one_thread, trained_resnet8
+from quantization import (
+    Data,
+    ag_news,
+    cifar10,
+    fashion,
+    one_thread,
+    text_net,
+    trained_resnet8,
+)
 
 import tfcompress as tfc
 
@@ -74,6 +82,40 @@ def without_first_block(ratio: float) -> Callable[[keras.Model, Any], keras.Mode
     return make
 
 
+def vgg() -> keras.Model:
+    """Plain 3x3 convolutions and max-pools, as in VGG, for 28x28 images."""
+    layers = keras.layers
+    x = inputs = keras.Input((28, 28, 1))
+    for filters in (16, 0, 32, 64, 0, 64, 128):
+        if not filters:
+            x = layers.MaxPooling2D()(x)
+            continue
+        x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
+
+
+def separated(model: keras.Model, batch: Any) -> keras.Model:
+    return tfc.separate(model, data=batch)
+
+
+def half_of_heads_and_neurons(model: keras.Model, batch: Any) -> keras.Model:
+    """Half of each attention's heads and of each feed-forward part's neurons."""
+    attention = next(x for x in model.layers if isinstance(x, keras.layers.MultiHeadAttention))
+    neurons = model.get_layer("hidden_0").units
+    for ratio in np.arange(0.1, 0.7, 0.02):
+        smaller = tfc.shrink(
+            model, float(ratio), importance="taylor", data=batch, pooling="layer",
+            round_to=attention.key_dim, include=[keras.layers.MultiHeadAttention, "hidden_*"],
+            exclude=["words", "places"], loss="sparse_categorical_crossentropy",
+        )  # fmt: skip
+        now = smaller.get_layer(attention.name).num_heads, smaller.get_layer("hidden_0").units
+        if now == (attention.num_heads // 2, neurons // 2):
+            return smaller
+    raise SystemExit("no ratio takes half of the heads and of the neurons away")
+
+
 @dataclass(frozen=True)
 class Network:
     """One network.
@@ -113,6 +155,13 @@ NETWORKS = {
         fashion, lambda: tfc.models.mobilenet_small((28, 28, 1), 10), ((4, 2e-3), (2, 3e-4)), 6,
         2e-3, {"shrink 0.4": shrunk(0.4), "shrink 0.5": shrunk(0.5), "shrink 0.65": shrunk(0.65)},
     ),
+    "Fashion-MNIST, VGG-style": Network(
+        fashion, vgg, ((4, 1e-3), (1, 2e-4)), 5, 1e-3, {"separate": separated}
+    ),
+    "AG News, Transformer": Network(
+        ag_news, text_net, ((3, 1e-3),), 3, 5e-4,
+        {"half of heads and neurons": half_of_heads_and_neurons},
+    ),
 }  # fmt: skip
 
 
@@ -137,6 +186,7 @@ def train(model: keras.Model, x: np.ndarray, y: np.ndarray, labels: Any, epochs:
     classes = int(y.max()) + 1
     wanted = np.eye(classes, dtype="float32")[y]
     steps = epochs * math.ceil(len(x) / 128)
+    in_colour = x.ndim == 4 and x.shape[-1] == 3
     # Without XLA: on these processors it takes twice the time.
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)),
@@ -152,8 +202,10 @@ def train(model: keras.Model, x: np.ndarray, y: np.ndarray, labels: Any, epochs:
 
         def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
             chosen = self.order[number * 128 : (number + 1) * 128]
-            mirrored = (generator.random(len(chosen)) < 0.5) & (x.shape[-1] == 3)
-            images = np.where(mirrored[:, None, None, None], x[chosen][:, :, ::-1], x[chosen])
+            mirrored = (generator.random(len(chosen)) < 0.5) & in_colour
+            images = x[chosen]
+            if in_colour:
+                images[mirrored] = images[mirrored][:, :, ::-1]
             if labels is None:
                 return images, wanted[chosen]
             said = labels[mirrored.astype(int), chosen]
@@ -167,7 +219,7 @@ def train(model: keras.Model, x: np.ndarray, y: np.ndarray, labels: Any, epochs:
 def said_by(teacher: keras.Model, x: np.ndarray) -> np.ndarray:
     """(2, images, classes): probabilities for images and for their mirror images."""
     teacher.compile(jit_compile=False)
-    both = (x, np.ascontiguousarray(x[:, :, ::-1]))
+    both = (x, np.ascontiguousarray(x[:, :, ::-1])) if x.ndim == 4 else (x,)
     return np.stack([teacher.predict(images, batch_size=500, verbose=0) for images in both])
 
 

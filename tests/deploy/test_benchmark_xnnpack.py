@@ -73,8 +73,10 @@ def test_weight_cache(float_file, int8_file, tmp_path):
     assert len(files) == 2 and all(file.stat().st_size > 0 for file in files)
     tfc.benchmark(float_file, weight_cache=tmp_path, runs=1, warmup=0)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == files
-    (row,) = tfc.benchmark(float_file, weight_cache=True, runs=1, warmup=0, per_operator=True).rows
+    options = {"weight_cache": True, "per_operator": True, "fp16": [False, True]}
+    row, half = tfc.benchmark(float_file, runs=1, warmup=0, **options).rows
     assert row.weight_cache and row.init_ms > 0 and row.operators
+    assert half.fp16 and not half.weight_cache and not half.error  # together they abort
 
 
 def test_operators_that_xnnpack_left(float_file):
@@ -98,6 +100,7 @@ def test_operators_that_xnnpack_left(float_file):
         {"backend": "reference", "fp16": True},
         {"backend": "reference", "weight_cache": True},
         {"weight_cache": "/no/such/folder"},
+        {"weight_cache": True, "fp16": True},
     ],
 )
 def test_bad_arguments(float_file, arguments):

@@ -256,7 +256,8 @@ def benchmark(
             it is in force is found out by what the model computes; the row says whether the
             processor has fp16 instructions ("native") or not ("emulated": slower than float32).
         weight_cache: with XNNPACK, read packed weights from a file that a first run has made:
-            True for a temporary one, or a folder where it stays.
+            True for a temporary one, or a folder where it stays. Rows in fp16 have none: with both
+            LiteRT 2.3 aborts.
         per_operator: time each operator too, by prefixes of the graph that take turns: as many
             blocks as `runs` for each operator. On a device, by the program's profiler.
         serial: the Android device's; None for the only one.
@@ -335,6 +336,11 @@ def benchmark(
         )
     if adapter.GPU in backends and delegate is None:
         gpu.accelerator()  # where there is none, it is said before anything is measured
+    if weight_cache and False not in halves:
+        raise ConfigError(
+            "XNNPACK's weight cache does not work with fp16 arithmetic: LiteRT 2.3 aborts. "
+            f"Received: fp16={fp16!r} and weight_cache={weight_cache!r}"
+        )
     share_of_runs = 0.5 if per_operator else 1.0
     untimed: list[str] = []
 
@@ -355,8 +361,8 @@ def benchmark(
                             worker = _Worker(model.name, name, count)
                             workers.append(worker)
                             worker.model, worker.fp16 = model, half
-                            if name == "xnnpack":
-                                worker.cache = _cache_file(weight_cache, folder, model, half)
+                            if name == "xnnpack" and not half:
+                                worker.cache = _cache_file(weight_cache, folder, model)
                             if name == adapter.GPU:  # proves the file too, before it is loaded
                                 worker.on_gpu = on_gpu
                                 worker.compare(model, inputs, runtime if delegate else "auto")
@@ -410,8 +416,8 @@ def _told(progress: Callable[[float], None], start: float, size: float, share: f
     progress(start + size * share)
 
 
-def _cache_file(asked: Any, folder: str, model: TFLiteModel, half: bool) -> str | None:
-    """Where packed weights are kept; fp16 packs them otherwise."""
+def _cache_file(asked: Any, folder: str, model: TFLiteModel) -> str | None:
+    """Where packed weights are kept."""
     if asked is False:
         return None
     place = Path(folder if asked is True else asked)
@@ -420,7 +426,7 @@ def _cache_file(asked: Any, folder: str, model: TFLiteModel, half: bool) -> str 
             f"`weight_cache` must be True, False or a folder that exists. Received: {asked!r}"
         )
     digest = hashlib.sha256(model.content).hexdigest()[:16]
-    return str(place / f"{digest}{'-fp16' if half else ''}.xnnpack_cache")
+    return str(place / f"{digest}.xnnpack_cache")
 
 
 def check_counts(threads: int | Sequence[int], runs: int, warmup: int) -> list[int]:

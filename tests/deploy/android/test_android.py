@@ -321,6 +321,8 @@ def test_a_run_without_end(phone, binary, tiny, monkeypatch):
 )
 def test_interrupted(phone, binary, tiny, number, error):
     before = signal.getsignal(signal.SIGTERM)
+    # A shell's background jobs ignore it, and what these start.
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
     phone.fail("--graph", hang=20)
 
     def interrupt():
@@ -333,6 +335,7 @@ def test_interrupted(phone, binary, tiny, number, error):
     with pytest.raises(error):
         bench(tiny[0], binary)
     thread.join()
+    signal.signal(signal.SIGINT, ctrl_c)
     assert phone.left == []
     assert phone.log[-1][3].startswith("pkill") and "rm -rf" in phone.log[-1][3]
     assert signal.getsignal(signal.SIGTERM) is before
