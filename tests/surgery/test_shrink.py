@@ -306,3 +306,24 @@ def test_bad_models():
     for model in (3, Own(), keras.Sequential([layers.Dense(3)])):
         with pytest.raises(ModelTypeError):
             tfc.shrink(model, 0.5)
+
+
+def test_taylor_takes_what_costs_most_for_what_it_is_worth():
+    """Two branches that are worth the same; one has 16 times the pixels."""
+    inputs = keras.Input((16, 16, 3))
+    fine = layers.Conv2D(16, 3, padding="same", activation="relu", name="fine")(inputs)
+    coarse = layers.AveragePooling2D(4)(inputs)
+    coarse = layers.Conv2D(16, 3, padding="same", activation="relu", name="coarse")(coarse)
+    both = [layers.GlobalAveragePooling2D()(x) for x in (fine, coarse)]
+    head = layers.Dense(2, name="head")(layers.Concatenate()(both))
+    model = scramble(keras.Model(inputs, head))
+    x = examples(model, 64)
+    options = {"importance": "taylor", "data": (x, np.ones((64, 2))), "loss": "mse", "round_to": 1}
+    work, size = (
+        {n: smaller.get_layer(n).filters for n in ("fine", "coarse")}
+        for smaller in (
+            tfc.shrink(model, 0.4, target=target, restore=False, **options)
+            for target in ("multiply_adds", "parameters")
+        )
+    )
+    assert work["fine"] < size["fine"] and work["coarse"] > size["coarse"]
