@@ -58,6 +58,8 @@ _HOMES = {
     "InspectionReport": "deploy.inspection",
     "inspect": "deploy.inspection",
     "convert": "conversion.convert",
+    "pack": "parcel.pack",
+    "unpack": "parcel.pack",
     "OnnxModel": "onnx.model",
     "to_onnx": "onnx.to_onnx",
     "QuantizationCallback": "quantization.callback",

@@ -1,0 +1,1 @@
+"""Packing a `.tflite` for shipping: `tfc.pack`, `tfc.unpack`."""
