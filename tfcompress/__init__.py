@@ -59,6 +59,7 @@ _HOMES = {
     "inspect": "deploy.inspection",
     "convert": "conversion.convert",
     "pack": "parcel.pack",
+    "slim": "parcel.slim",
     "unpack": "parcel.pack",
     "OnnxModel": "onnx.model",
     "to_onnx": "onnx.to_onnx",

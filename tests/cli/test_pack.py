@@ -27,6 +27,16 @@ def test_there_and_back(capsys, file, tmp_path):
     assert (tmp_path / "b").read_bytes() == file.read_bytes()
 
 
+def test_slim(capsys, file, tmp_path):
+    import tfcompress as tfc
+
+    assert main(["pack", str(file), "--slim", "--out", str(tmp_path / "c"), "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    content = tfc.unpack(tmp_path / "c")
+    assert value["slim"] == len(content) < value["raw"] == file.stat().st_size
+    assert content == tfc.slim(file).content
+
+
 def test_errors(capsys, file, tmp_path):
     assert main(["pack", str(tmp_path / "none")]) == 2
     assert main(["unpack", str(file)]) == 2  # nowhere to write

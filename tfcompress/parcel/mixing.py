@@ -90,8 +90,8 @@ class Mixer:
         """Codes one decision for each of n values.
 
         Args:
-            contexts: uint32, shape (inputs, n), each already spread by `spread`.
-            node: which decision it is, uint32, shape (n,) or (inputs, n).
+            contexts: uint32, shape (k, n), for all inputs or the first k, by `spread`.
+            node: which decision it is, uint32, shape (n,) or (k, n).
             kind: which set of weights.
             bits: the decisions, or None to find them.
 
@@ -103,11 +103,12 @@ class Mixer:
         hashed = (contexts + node * np.uint32(0x9E3779B1)) * np.uint32(0x85EBCA6B)
         hashed ^= hashed >> np.uint32(15)
         hashed *= np.uint32(0x2C1B3C6D)
-        where = (hashed >> self._shifts) + self._starts
+        inputs = len(contexts)
+        where = (hashed >> self._shifts[:inputs]) + self._starts[:inputs]
         counts = self._counts[where]
         zeros, ones = counts & 0xFFFF, counts >> 16
         opinions = _LOGS[ones] - _LOGS[zeros]
-        cells = _SEEN[zeros + ones] + (self._input_base + kind * _BUCKETS)
+        cells = _SEEN[zeros + ones] + (self._input_base[:inputs] + kind * _BUCKETS)
         sums = (self._weights[cells] * opinions).sum(0) >> 16
         chances = _CHANCES[np.clip(sums, -_FURTHEST, _FURTHEST) + _FURTHEST]
         bits = self.coder.code(chances, bits)
@@ -123,7 +124,7 @@ class Mixer:
         chances: np.ndarray,
     ) -> None:
         new = np.where(bits, np.uint32(1 << 16), np.uint32(1))
-        np.add.at(self._counts, where, np.tile(new, self.inputs))
+        np.add.at(self._counts, where, np.tile(new, len(where) // len(bits)))
         counts = self._counts[where]
         full = (counts & 0xFFFF) + (counts >> 16) > _LIMIT
         if full.any():
@@ -133,7 +134,7 @@ class Mixer:
         # Sums of whole numbers below 2**53 are exact in float64.
         steps = np.bincount(cells, (errors * opinions).ravel(), size).astype(np.int64)
         times = np.bincount(cells, minlength=size)
-        rate = _UNIT * (24 + np.minimum(self._seen >> 4, 1000)) * (1 + times // 16)
+        rate = _UNIT * (60 + np.minimum(self._seen >> 3, 2000)) * (1 + times // 128)
         self._weights += steps // rate
         self._seen += times
 

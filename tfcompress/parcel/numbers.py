@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from tfcompress.parcel import palette, small, wide
+from tfcompress.parcel import palette, plain, small, wide
 from tfcompress.parcel.entropy import Coder, Decoder, Encoder, Tape
 from tfcompress.parcel.mixing import Mixer
 from tfcompress.parcel.regions import KNOWN, Known, Map, Region
@@ -98,7 +98,7 @@ def encode(content: bytes, found: Map) -> tuple[bytes, bytes, bytes, bytes]:
                     best = (cost, head, tape, tuple(mixer.state() for mixer in models.mixers))
                 for mixer, state in zip(models.mixers, before, strict=True):
                     mixer.restore(state)
-        if best is None or len(zlib.compress(data, 6)) < best[0]:
+        if best is None or _smaller_as_bytes(data, best[0]):
             plan.append(_BYTES)
             rest += data
             continue
@@ -109,6 +109,14 @@ def encode(content: bytes, found: Map) -> tuple[bytes, bytes, bytes, bytes]:
             mixer.restore(state)
     coded, raw = coder.finish()
     return bytes(plan), bytes(rest), coded, raw
+
+
+def _smaller_as_bytes(data: bytes, cost: float) -> bool:
+    """Whether deflate or LZMA makes less of it; LZMA is only asked where deflate comes near."""
+    deflated = len(zlib.compress(data, 6))
+    if deflated < cost:
+        return True
+    return deflated < 1.3 * cost and len(plain.squeeze(data, thorough=False)) < cost
 
 
 def decode(target: memoryview, found: Map, plan: Cursor, rest: Cursor, coder: Decoder) -> None:

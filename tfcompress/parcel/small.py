@@ -16,6 +16,10 @@ from tfcompress.parcel.scan import Batch, Scan
 
 INPUTS: Final = 7
 SETS: Final = 10
+_SIGNED: Final = [1, 3, 6]  # inputs that tell values of either sign apart
+_FINE: Final = 2
+"""Bits of a magnitude from this one on are told by the first `_COARSE` inputs only: faster."""
+_COARSE: Final = 3
 
 
 class _Profile:
@@ -99,10 +103,10 @@ class SmallCoder:
             [
                 spread(np.full(len(row), width), 1),
                 spread(np.zeros(len(row)), 2),
-                spread(row, 3),
-                spread(column if scan.columns > 1 else place, 4),
-                spread(density, 5),
-                spread(size, 6),
+                spread(size, 3),
+                spread(row, 4),
+                spread(column if scan.columns > 1 else place, 5),
+                spread(density, 6),
                 spread(near, 7),
             ]
         )
@@ -130,11 +134,11 @@ class SmallCoder:
         prefix = np.ones(len(which), np.uint32)
         for level in range(width - 1, -1, -1):
             bits = None if kept is None else (np.abs(kept) - 1 >> level & 1).astype(np.uint8)
+            if width - 1 - level == _FINE:
+                contexts = contexts[:_COARSE]
             node = prefix + np.uint32(2)
             nodes = np.broadcast_to(node, contexts.shape).copy()
-            nodes[1] += sign << np.uint32(10)
-            nodes[2] += sign << np.uint32(10)
-            nodes[6] += sign << np.uint32(10)
+            nodes[_SIGNED[: 1 + 2 * (len(nodes) == INPUTS)]] += sign << np.uint32(10)
             bits = mixer.decide(contexts, nodes, min(2 + width - 1 - level, SETS - 1), bits)
             prefix = prefix << np.uint32(1) | bits
         magnitude = prefix.astype(np.int64) - (1 << width) + 1

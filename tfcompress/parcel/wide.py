@@ -16,7 +16,7 @@ import numpy as np
 
 from tfcompress.parcel.mixing import Mixer, spread
 from tfcompress.parcel.scan import Scan
-from tfcompress.parcel.wire import Cursor, damaged, varint
+from tfcompress.parcel.wire import Cursor, damaged
 
 INPUTS: Final = 4
 SETS: Final = 20
@@ -34,7 +34,6 @@ class Parts:
         sign: 0 or 1.
         exponent: 0 to 255.
         mantissa: without its leading one.
-        length: how many bits the mantissa has at this exponent, int64.
     """
 
     sign: np.ndarray
@@ -138,6 +137,30 @@ class WideCoder:
         self, contexts: np.ndarray, dtype: str, layout: Layout, given: Parts | None
     ) -> Parts:
         mixer, count = self._mixer, contexts.shape[1]
+        parts = Parts(*(np.zeros(count, np.uint64) for _ in range(3)))
+        which = np.arange(count)
+        if layout.zeros:
+            node = np.zeros(count, np.uint32)
+            bits = None if given is None else (given.exponent | given.mantissa) > 0
+            nonzero = mixer.decide(contexts, node, 13, bits) > 0
+            which = np.flatnonzero(nonzero)
+            if layout.negative_zeros:
+                zero = np.flatnonzero(~nonzero)
+                bits = None if given is None else given.sign[zero] > 0
+                node = np.full(len(zero), (1 << 10) + 1, np.uint32)
+                parts.sign[zero] = mixer.decide(contexts[:, zero], node, 14, bits)
+            if given is not None:
+                given = Parts(given.sign[which], given.exponent[which], given.mantissa[which])
+            contexts = np.ascontiguousarray(contexts[:, which])
+        found = self._nonzero(contexts, dtype, layout, given)
+        parts.sign[which], parts.exponent[which] = found.sign, found.exponent
+        parts.mantissa[which] = found.mantissa
+        return parts
+
+    def _nonzero(
+        self, contexts: np.ndarray, dtype: str, layout: Layout, given: Parts | None
+    ) -> Parts:
+        mixer, count = self._mixer, contexts.shape[1]
         prefix = np.ones(count, np.uint32)
         for level in range(layout.width - 1, -1, -1):
             shifted = None if given is None else given.exponent - np.uint64(layout.least)
@@ -185,9 +208,11 @@ class Layout:
 
     Attributes:
         kind: which shared counts it uses.
-        least: smallest exponent.
+        least: smallest exponent of what is not zero.
         most: largest.
-        signed: whether any value is negative.
+        signed: whether any value that is not zero is negative.
+        zeros: whether any value is zero.
+        negative_zeros: whether any of these has a sign.
         trailing: lowest bits of the mantissa that are zero in all values.
     """
 
@@ -195,6 +220,8 @@ class Layout:
     least: int
     most: int
     signed: bool
+    zeros: bool
+    negative_zeros: bool
     trailing: int
 
     @property
@@ -204,7 +231,8 @@ class Layout:
 
     def packed(self) -> bytes:
         """As bytes."""
-        return bytes([self.kind, self.least, self.most, self.signed]) + varint(self.trailing)
+        flags = self.signed | self.zeros << 1 | self.negative_zeros << 2
+        return bytes([self.kind, self.least, self.most, flags, self.trailing])
 
     @classmethod
     def read(cls, cursor: Cursor) -> Layout:
@@ -213,18 +241,19 @@ class Layout:
         Raises:
             CorruptFileError: no layout is so.
         """
-        kind, least, most, signed = cursor.take(4)
-        trailing = cursor.varint()
-        if least > most or signed > 1 or trailing > 64:
-            raise damaged("exponents have a range", (least, most, signed, trailing))
-        return cls(kind, least, most, bool(signed), trailing)
+        kind, least, most, flags, trailing = cursor.take(5)
+        if least > most or flags > 7 or trailing > 64:
+            raise damaged("exponents have a range", (least, most, flags, trailing))
+        return cls(kind, least, most, bool(flags & 1), bool(flags & 2), bool(flags & 4), trailing)
 
 
 def layout_of(content: bytes | memoryview, dtype: str, kind: int) -> Layout:
     """The layout of stored values."""
     parts = split(content, dtype)
-    if not len(parts.sign):
-        return Layout(kind, 0, 0, False, 0)
+    nonzero = (parts.exponent | parts.mantissa) > 0
+    zeros, negative_zeros = not nonzero.all(), bool(parts.sign[~nonzero].any())
+    if not nonzero.any():
+        return Layout(kind, 0, 0, False, zeros, negative_zeros, 0)
     low = int(np.bitwise_or.reduce(parts.mantissa))
     trailing = (low & -low).bit_length() - 1 if low else 0
     if dtype in FLOATS and not low:
@@ -233,8 +262,10 @@ def layout_of(content: bytes | memoryview, dtype: str, kind: int) -> Layout:
         trailing = 0
     return Layout(
         kind,
-        int(parts.exponent.min()),
-        int(parts.exponent.max()),
-        bool(parts.sign.any()),
+        int(parts.exponent[nonzero].min()),
+        int(parts.exponent[nonzero].max()),
+        bool(parts.sign[nonzero].any()),
+        zeros,
+        negative_zeros,
         trailing,
     )
