@@ -6,8 +6,9 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tfcompress.errors import ConfigError
 
@@ -62,8 +63,11 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     return target
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes, *, overwrite: bool = True) -> Path:
-    """Writes a file under a temporary name beside it, then renames it into place.
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """A file to write and read, under a temporary name; renamed into place when the block ends.
+
+    An exception inside the block leaves what was there before.
 
     Raises:
         ConfigError: as `check_writable`, or the disk is full.
@@ -71,8 +75,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, *, overwrite: bool
     target = check_writable(path, overwrite=overwrite)
     handle, temporary = tempfile.mkstemp(prefix=".tfcompress-", dir=target.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)
@@ -84,7 +88,17 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, *, overwrite: bool
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-    return target
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes, *, overwrite: bool = True) -> Path:
+    """Writes a file under a temporary name beside it, then renames it into place.
+
+    Raises:
+        ConfigError: as `check_writable`, or the disk is full.
+    """
+    with replacing(path, overwrite=overwrite) as file:
+        file.write(content)
+    return Path(os.path.realpath(path))
 
 
 def write_json(path: str | os.PathLike[str], value: Any, *, overwrite: bool = True) -> Path:

@@ -12,7 +12,17 @@ import tfcompress
 from tfcompress.cli.console import Console
 from tfcompress.errors import CompressError, ConfigError
 
-COMMANDS = ("demo", "convert", "inspect", "verify", "evaluate", "benchmark", "report")
+COMMANDS = (
+    "demo",
+    "convert",
+    "inspect",
+    "verify",
+    "evaluate",
+    "benchmark",
+    "report",
+    "pack",
+    "unpack",
+)
 OK, NOT_MET, USAGE, FAILED = 0, 1, 2, 3
 
 

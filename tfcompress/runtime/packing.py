@@ -20,15 +20,37 @@ def opened(content: bytes) -> Any:
     return _schema().ModelT.InitFromPackedBuf(content, 0)
 
 
-def packed(model: Any) -> bytes:
-    """The bytes of a file of these parts, the data of buffers aligned as kernels may read it."""
+def packed(model: Any, *, share: bool = False) -> bytes:
+    """The bytes of a file of these parts, the data of buffers aligned as kernels may read it.
+
+    Args:
+        model: the parts.
+        share: store equal lists and texts once, as the format allows.
+    """
     import flatbuffers
+
+    stored: dict[tuple[str, bytes], Any] = {}
 
     class Builder(flatbuffers.Builder):
         def CreateNumpyVector(self, x: Any) -> Any:
+            key = (x.dtype.str, x.tobytes()) if share else ("", b"")
+            if key in stored:
+                return stored[key]
             if x.dtype.itemsize == 1:
                 self.Prep(_ALIGNED, x.nbytes)
-            return super().CreateNumpyVector(x)
+            place = super().CreateNumpyVector(x)
+            if share:
+                stored[key] = place
+            return place
+
+        def CreateString(self, s: Any, *rest: Any) -> Any:
+            return self.CreateSharedString(s) if share else super().CreateString(s, *rest)
+
+        def CreateSharedString(self, s: Any, *rest: Any) -> Any:
+            text = s.encode() if isinstance(s, str) else bytes(s)
+            if ("text", text) not in stored:
+                stored["text", text] = super().CreateString(s, *rest)
+            return stored["text", text]
 
     builder = Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")

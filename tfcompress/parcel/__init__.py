@@ -1,0 +1,45 @@
+"""Packing a `.tflite` for shipping: `tfc.pack`, `tfc.unpack`, `tfc.slim`.
+
+The format, version 1, for whoever writes a decoder in another language
+=======================================================================
+
+Numbers are little-endian; `v` is a varint (seven bits to a byte, the lowest first, the eighth bit
+set on all but the last). All arithmetic is on whole numbers; `>>` keeps the sign, `//` rounds down.
+
+**Container.** `TFCP`, version (byte 1), v size of the original, its BLAKE2b digest (16 bytes), v
+count of padding bytes and these, the body, CRC-32 of everything before it. A decoder refuses sizes
+above its limit and above 4096 bytes for each byte of the container and 1 MiB more. The body is form
+0 and one *plain part*; or form 1, plain part *text*, plain part *rest*, v bytes of *coded*, v bytes
+of *raw*, coded, raw.
+
+**Plain part** (`plain`). v size, method (0 stored, 1 deflate, 2.. LZMA1 raw with an end mark and the
+(lc, lp, pb) of `plain._SETTINGS`), v coded bytes, these.
+
+**Text.** v regions, v bytes of places, v bytes of plan, v bytes of skeleton; then places, plan and
+skeleton. The skeleton is the file without its regions. For each region, places holds v = 3 * gap +
+w: `gap` skeleton bytes precede it, and the four last of these are a count that, times (1, 4, 8)[w],
+is the region's length. With the regions zero the file is parsed as a `.tflite` (`regions.survey`):
+that tells each region's type and shape. Regions are coded as items, in the order of
+`numbers._items`: lists (scales, zero points, one-dimensional constants) of one role and type
+joined; scales that follow from ranges; scales of biases; every other constant by itself. The plan
+has one byte for each item: 0, its bytes are next in *rest*; 1, small; 2, small with alphabets; 3,
+wide; 4, a palette of wide numbers, their places coded as small; 5, scales that follow (see
+`regions.Known`); and what each needs.
+
+**Decisions.** Every value becomes a few yes-or-no decisions: see `small` and `wide`. Values come in
+batches (`scan`): of a batch first the first decision of all values, then the second of those that
+have one, and so on. Bits that no model foretells come from *raw*, packed eight to a byte, the
+highest first, each call on a new byte.
+
+**Probability** (`mixing`). For each input a hash of context and node finds a pair (zeros, ones) of
+counts. Opinion: L[ones] - L[zeros], L[n] = round(256 ln(n + 0.4)). The sum of opinions times
+weights, >> 16 and clipped to +-2816, is looked up in the logistic function: the probability of a
+one, of 65536. After all decisions of a step are known, counts grow and those over 4095 are halved;
+then the weights move along the error's gradient.
+
+**Coder** (`entropy`). Blocks of at least 2**22 decisions, the last excepted, ending after a whole
+step: v lanes, v words, a state of 5 bytes for each lane, words of 16 bits. Decision k of a step is
+made by lane k modulo lanes; of each row of lanes, those whose state fell below 2**24 take the next
+words in order. With p the probability and low = state mod 65536: a one if low < p, then state = p *
+(state >> 16) + low; else state = (65536 - p) * (state >> 16) + low - p. Every state ends at 2**24.
+"""
