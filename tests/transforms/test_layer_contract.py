@@ -163,6 +163,39 @@ def test_config_round_trip_and_clone(kind):
         assert len(wrappers(clone)) == len(wrappers(pruned))
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_clustered_its_values_train_and_stay_few(kind, per_channel, tmp_path):
+    """A step of training, saved and loaded, stripped: the same outputs, of as few values."""
+    import tensorflow as tf
+
+    policy = "mixed_bfloat16" if per_channel else "float32"
+    model, x, _ = plain(kind, policy)
+    every = pruned_from(model).compression_report.changed
+    clustered = tfc.cluster(model, 3, per_channel=per_channel, include=[e.name for e in every])
+    assert clustered.compression_report.changed
+    held = kernels(tfc.strip(clustered))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.cast(clustered(x), "float32") ** 2)
+    trained = clustered.trainable_variables
+    gradients = tape.gradient(loss, [variable.value for variable in trained])
+    assert all(gradient is not None for gradient in gradients)
+    keras.optimizers.SGD(0.5).apply(gradients, trained)
+    if policy == "float32":
+        clustered.save(tmp_path / "model.keras")
+        again = keras.models.load_model(tmp_path / "model.keras")
+        np.testing.assert_array_equal(outputs(again, x), outputs(clustered, x))
+    plain_again = tfc.strip(clustered)
+    np.testing.assert_array_equal(outputs(plain_again, x), outputs(clustered, x))
+    assert not wrappers(plain_again)
+    for name, kernel in kernels(plain_again).items():
+        assert not np.array_equal(kernel, held[name]), name
+        for value in np.unique(held[name]):  # together before, together now, in each channel
+            channel = "embedding" not in kind and per_channel
+            rest = kernel.reshape(-1)[held[name].reshape(-1) == value]
+            assert channel or len(np.unique(rest)) == 1, name
+        assert len(np.unique(kernel)) <= 3 or per_channel
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(kind, policy):
     model, x, _ = plain(kind, policy)
