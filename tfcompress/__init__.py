@@ -43,6 +43,7 @@ _HOMES = {
     "Pruner": "pruning.pruner",
     "PruningCallback": "pruning.callback",
     "prune": "pruning.prune",
+    "cluster": "clustering.cluster",
     "strip": "transforms.strip",
     "xnnpack_sparse_layers": "pruning.sparse_layers",
     "sparsity": "pruning.measure",

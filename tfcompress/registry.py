@@ -23,7 +23,7 @@ class LayerRow:
             "o" an output axis. Axes before them are spatial ones ("s"). Or a function
             (layer, variable) -> one letter for every axis.
         default: whether verbs take it unless told otherwise. Depthwise kernels are left out:
-            they hold few weights, and pruning them costs accuracy.
+            they hold few weights, and pruning or clustering them costs accuracy.
         reason: why not, where `default` is False.
     """
 
@@ -34,7 +34,7 @@ class LayerRow:
 
 
 _DEPTHWISE = (
-    "a depthwise kernel holds few weights and pruning it costs accuracy: name it to prune it"
+    "a depthwise kernel holds few weights and changing it costs accuracy: name it in `include`"
 )
 _rows: dict[type, LayerRow] = {}
 _see_through: set[type] = set()

@@ -19,6 +19,7 @@ from typing import Any
 _HOMES = {
     "TransformedLayer": "transforms.wrapper",
     "TransformedModel": "transforms.model",
+    "Centroids": "transforms.centroids",
     "Mask": "transforms.mask",
     "PruningMask": "pruning.wrapped",
     "QuantizedEmbedding": "quantization.embedding_layer",

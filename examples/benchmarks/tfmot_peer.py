@@ -2,7 +2,8 @@
 
 Both Keras versions live in one process. The guides that it follows are tfmot's own: "Pruning in
 Keras example" (`prune_low_magnitude` around the whole model, `UpdatePruningStep`,
-`strip_pruning`) and "Quantization aware training in Keras example" (`quantize_model`).
+`strip_pruning`), "Quantization aware training in Keras example" (`quantize_model`), "Weight
+clustering in Keras example" and "Sparsity and cluster preserving quantization aware training".
 """
 
 from __future__ import annotations
@@ -137,3 +138,41 @@ def wrap_layers(model: Any, schedule: Any, classes: tuple[str, ...] | None) -> A
             wrap(layer, schedule) if type(layer).__name__ in classes else layer
         ),
     )
+
+
+def cluster(model: Any, number: int, classes: tuple[str, ...], zeros: bool = False) -> Any:
+    """The model with layers of these classes clustered, as tfmot's guides do it."""
+    import tf_keras
+    from tensorflow_model_optimization.clustering import keras as clustering
+
+    options: dict[str, Any] = {
+        "number_of_clusters": number,
+        "cluster_centroids_init": clustering.CentroidInitialization.KMEANS_PLUS_PLUS,
+    }
+    wrap_weights = clustering.cluster_weights
+    if zeros:
+        wrap_weights, options["preserve_sparsity"] = clustering.experimental.cluster_weights, True
+    return tf_keras.models.clone_model(
+        model,
+        clone_function=lambda layer: (
+            wrap_weights(layer, **options) if type(layer).__name__ in classes else layer
+        ),
+    )
+
+
+def strip_clustering(model: Any) -> Any:
+    """The model without the wrappers of `cluster`."""
+    from tensorflow_model_optimization.clustering import keras as clustering
+
+    return clustering.strip_clustering(model)
+
+
+def preserve_quantize_aware(model: Any) -> Any:
+    """The pruned and clustered model quantize-aware, zeros and clusters preserved (PCQAT)."""
+    from tensorflow_model_optimization.python.core.quantization.keras.collab_opts.cluster_preserve import (  # noqa: E501
+        default_8bit_cluster_preserve_quantize_scheme as own,
+    )
+    from tensorflow_model_optimization.quantization import keras as quantization
+
+    scheme = own.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=True)
+    return quantization.quantize_apply(quantization.quantize_annotate_model(model), scheme)

@@ -163,6 +163,57 @@ def test_config_round_trip_and_clone(kind):
         assert len(wrappers(clone)) == len(wrappers(pruned))
 
 
+def clustered_and_trained(kind, policy="float32", **options):
+    """The model in clusters of three, after a step of training; its kernels before that; inputs."""
+    import tensorflow as tf
+
+    model, x, _ = plain(kind, policy)
+    every = [path for path, layer in registry.walk(model) if registry.kernels(layer)]
+    clustered = tfc.cluster(model, 3, include=every, **options)
+    assert [entry.name for entry in clustered.compression_report.changed] == every
+    held = kernels(tfc.strip(clustered))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.cast(clustered(x), "float32") ** 2)
+    trained = clustered.trainable_variables
+    gradients = tape.gradient(loss, [variable.value for variable in trained])
+    assert all(gradient is not None for gradient in gradients)
+    keras.optimizers.SGD(0.5).apply(gradients, trained)
+    return clustered, held, x
+
+
+def test_clustered_its_values_train_and_stay_few(kind, tmp_path):
+    clustered, held, x = clustered_and_trained(kind)
+    clustered.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(outputs(again, x), outputs(clustered, x))
+    plain_again = tfc.strip(clustered)
+    np.testing.assert_array_equal(outputs(plain_again, x), outputs(clustered, x))
+    assert not wrappers(plain_again)
+    for name, kernel in kernels(plain_again).items():
+        assert not np.array_equal(kernel, held[name]), name
+        assert len(np.unique(kernel)) == len(np.unique(held[name])) == 3, name
+        for value in np.unique(held[name]):  # those that were together are
+            assert len(np.unique(kernel[held[name] == value])) == 1, name
+
+
+@varied
+def test_clustered_by_channel_in_mixed_precision(kind):
+    clustered, held, x = clustered_and_trained(kind, "mixed_bfloat16", per_channel=True)
+    plain_again = tfc.strip(clustered)
+    np.testing.assert_array_equal(outputs(plain_again, x), outputs(clustered, x))
+    for path, layer in registry.walk(plain_again):
+        for index, variable in enumerate(registry.kernels(layer)):
+            kernel = keras.ops.convert_to_numpy(variable)
+            assert not np.array_equal(kernel, held[f"{path} {index}"]), path
+            roles = registry.axes(layer, variable)
+            outer = [i for i, role in enumerate(roles) if role == "o"]
+            if isinstance(layer, keras.layers.Embedding):
+                outer = []  # one set for the table
+            rows = np.moveaxis(kernel, outer, range(len(outer)))
+            rows = rows.reshape(int(np.prod([kernel.shape[i] for i in outer])), -1)
+            assert max(len(np.unique(row)) for row in rows) <= 3, path
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(kind, policy):
     model, x, _ = plain(kind, policy)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
 from tfcompress.errors import CompressError, ConversionError, CorruptFileError, DeviceError
 from tfcompress.report import CompressionReport
 from tfcompress.runtime import proof
+from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.isolation import JobError
+from tfcompress.runtime.layer_names import LayerNames
 from tfcompress.runtime.model import (
     TFLiteModel,
     dequantize,
@@ -19,6 +21,7 @@ from tfcompress.runtime.model import (
     quantize,
 )
 from tfcompress.runtime.noise import signal_to_noise, trace_noise
+from tfcompress.transforms.sharing import channels_of, values_per_channel
 
 ENOUGH_DB = 20.0
 
@@ -198,4 +201,36 @@ def report_placement(tflite: TFLiteModel) -> None:
             f"XNNPACK leaves {len(inner)} operator(s) to slower kernels, which may cost more than "
             f"integers gain: {', '.join(kinds)}. tfc.inspect says why, and what would help; "
             "tfc.benchmark says what it costs."
+        )
+
+
+def report_shared(tflite: TFLiteModel, layers: Collection[str]) -> None:
+    """Says how many different integers kernels hold whose weights share values.
+
+    Args:
+        tflite: the file; its report is added to.
+        layers: paths of the layers that have such kernels, as `tfc.cluster` makes them.
+    """
+    parsed, graph = tflite.parsed, tflite.parsed.subgraphs[0]
+    names = LayerNames(parsed, graph, Surroundings(parsed, graph))
+    in_channel: list[int] = []
+    in_kernel: list[int] = []
+    for operator in graph.operators:
+        for index in operator.inputs if names.of(operator) in layers else ():
+            tensor = graph.tensors[index] if index >= 0 else None
+            if tensor is None or tensor.dtype not in ("int8", "int4"):
+                continue
+            values = parsed.data(tensor)
+            if values is None or values.ndim < 2:
+                continue
+            grid = tensor.quantization
+            axes = () if grid is None or len(grid.scales) == 1 else (grid.axis,)
+            channels = channels_of(values.shape, axes)
+            in_channel.append(int(values_per_channel(values, channels).max()))
+            in_kernel.append(len(np.unique(values)))
+    if in_channel:
+        tflite.report.notes.append(
+            f"{len(in_channel)} kernel(s) of few values that weights share: at most "
+            f"{max(in_channel)} different integers in a channel, {max(in_kernel)} in a kernel, as "
+            "each channel has a scale of its own."
         )

@@ -142,6 +142,8 @@ def convert(
                 }
                 expected = exported.run(batches)
                 checks.report_noise(result, found, expected, converter.float_twin, batches, layers)
+        if (shared := _sharing(model)) and (settings.all_integer or trained):
+            checks.report_shared(result, shared)
     if sparse:
         storage.report_sizes(result, dense)
     if trained:
@@ -199,6 +201,26 @@ def _trained_ranges(model: Any, precision: Any) -> bool:
             "model it was made of for others."
         )
     return True
+
+
+def _sharing(model: Any) -> set[str]:
+    """Paths of the layers whose kernels are of few values that weights share."""
+    from tfcompress import registry
+    from tfcompress.transforms.centroids import Centroids
+    from tfcompress.transforms.sharing import shares_values
+    from tfcompress.transforms.wrapper import computed
+    from tfcompress.variables import value_of
+
+    found, changed = set(), computed(model)
+    for path, layer in registry.walk(model):
+        trained = any(isinstance(t, Centroids) for t in getattr(layer, "transforms", ()))
+        for kernel in registry.kernels(layer):
+            axes = [i for i, role in enumerate(registry.axes(layer, kernel)) if role == "o"]
+            values = changed[id(kernel)] if id(kernel) in changed else value_of(kernel)
+            trained = trained or shares_values(values, axes)
+        if trained:
+            found.add(path)
+    return found
 
 
 def _report_fidelity(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import keras
-import numpy as np
 
 from tfcompress import registry
 from tfcompress.errors import ModelTypeError
 from tfcompress.keras3 import check_keras3
-from tfcompress.transforms.mask import Mask
-from tfcompress.transforms.wrapper import transforms_of
+from tfcompress.transforms.wrapper import computed
 from tfcompress.variables import value_of
 
 
@@ -38,12 +36,10 @@ def sparsity(model: keras.Model) -> dict[str, float]:
         )
     result: dict[str, float] = {}
     zeros = size = 0
-    masks = transforms_of(model, Mask)
+    changed = computed(model)
     for path, layer in registry.walk(model):
         kernels = [
-            np.where(value_of(masks[id(kernel)].mask), value_of(kernel), 0)
-            if id(kernel) in masks
-            else value_of(kernel)
+            changed[id(kernel)] if id(kernel) in changed else value_of(kernel)
             for kernel in registry.kernels(layer)
         ]
         if kernels:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from tfcompress import registry
-from tfcompress.errors import ConfigError, ModelTypeError
-from tfcompress.graph.copying import Copy, copy_model
+from tfcompress.errors import ConfigError
 from tfcompress.keras3 import check_keras3
-from tfcompress.pruning.settings import PruningSettings
 from tfcompress.pruning.targets import select
 from tfcompress.pruning.wrapped import PruningMask
-from tfcompress.report import CompressionReport, Entry
+from tfcompress.report import CompressionReport
 from tfcompress.scope import ScopeLike
-from tfcompress.transforms.model import driven
-from tfcompress.transforms.wrapper import TransformedLayer, wrappers
-
-# `id` of each kernel to prune -> its settings and the name of its group.
-_Plan = Mapping[int, tuple[PruningSettings, str]]
+from tfcompress.transforms.base import WeightTransform
+from tfcompress.transforms.wrapping import check_plain, wrap
 
 
 def prune(
@@ -81,7 +76,7 @@ def prune(
     Source: Zhu and Gupta 2017, "To prune, or not to prune" (arXiv:1710.01878).
     """
     check_keras3(model)
-    _check_model(model)
+    check_plain(model, "prune")
     options = {
         "pattern": pattern,
         "criterion": criterion,
@@ -92,66 +87,12 @@ def prune(
     if schedule is None:
         raise ConfigError("`schedule` must be given. Received: None")
     report = CompressionReport("prune")
-    plan: dict[int, tuple[PruningSettings, str]] = {}
+    plan: dict[int, Callable[[], WeightTransform]] = {}
     selected = select(model, schedule, options, include, exclude, report)
     for index, (settings, targets) in enumerate(selected):
-        plan.update({id(t.variable): (settings, f"{model.name}/{index}") for t in targets})
+        mask = functools.partial(PruningMask, settings, f"{model.name}/{index}")
+        plan.update({id(target.variable): mask for target in targets})
     report.settings.update(selected[0][0].describe())
     report.settings["schedule"] = " | ".join(repr(own.schedule) for own, _ in selected)
 
-    def wrap(layer: Any, copy: Any) -> Any:
-        return _wrapped(layer, copy, plan)
-
-    # Variables made here follow the model's own onto every replica.
-    with model.distribute_strategy.scope():
-        copy = copy_model(model, wrap=wrap)
-    _report_left(model, copy, plan, report)
-    if not wrappers(copy.model):
-        raise ConfigError(
-            f"The model {model.name!r} has no layer to prune that can be copied:\n{report}\n"
-            "tfc.PruningCallback prunes any model, in place."
-        )
-    return driven(copy.model, report)
-
-
-def _check_model(model: Any) -> None:
-    if not model.built:
-        raise ModelTypeError(
-            f"The model {model.name!r} is not built, so it has no weights to prune. Call it on "
-            "data once, or build it, before pruning it."
-        )
-    if wrappers(model):
-        raise ConfigError(
-            f"`model` must be a plain model, and layers of {model.name!r} are wrapped already, by "
-            "tfc.prune. Train it as it is, or begin anew with tfc.prune(tfc.strip(model), ...)."
-        )
-
-
-def _wrapped(layer: Any, copy: Any, plan: _Plan) -> Any:
-    """The copy, wrapped if kernels in the layer are to be pruned."""
-    masks, shapes = {}, {}
-    for position, weight in enumerate(layer.weights):
-        if id(weight) in plan:
-            masks[position] = [PruningMask(*plan[id(weight)])]
-            shapes[position] = tuple(weight.shape)
-    return TransformedLayer(copy, masks, shapes) if masks else copy
-
-
-def _report_left(model: Any, copy: Copy, plan: _Plan, report: CompressionReport) -> None:
-    """Tells of the layers that could not be copied, and were left for that."""
-    report.notes += copy.notes
-    paths = {id(layer): path for path, layer in registry.walk(model)}
-    for shared, reason in copy.shared:
-        if not shared.weights:
-            continue  # nobody can tell that it is shared
-        inside = {paths.get(id(layer)) for layer in shared._flatten_layers()}
-        report.notes.append(
-            f"{paths.get(id(shared), shared.name)!r} belongs to both models: it cannot be rebuilt "
-            f"from its config ({reason})."
-        )
-        report.entries = [
-            Entry(entry.name, entry.kind, "left", "cannot be rebuilt from its config")
-            if entry.name in inside and entry.action == "pruned"
-            else entry
-            for entry in report.entries
-        ]
+    return wrap(model, plan, report, "tfc.PruningCallback prunes any model, in place.")

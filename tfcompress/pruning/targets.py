@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfcompress import registry, scope
@@ -16,6 +15,8 @@ from tfcompress.pruning.patterns import to_matrix
 from tfcompress.pruning.settings import PruningSettings
 from tfcompress.pruning.wrapped import PruningMask
 from tfcompress.report import CompressionReport
+from tfcompress.transforms.centroids import Centroids
+from tfcompress.transforms.choosing import why_kernel_left, why_left
 from tfcompress.transforms.wrapper import transforms_of
 
 Layers = list[tuple[str, Any]]
@@ -35,6 +36,7 @@ class Target:
         aside: values of the masked weights, for a criterion that revives them.
         own_constraint: the user's constraint of the kernel.
         wrapped: what `tfc.prune` has put into the layer's wrapper; None in a plain layer.
+        shared: `tfc.cluster` has put centroids in its place.
     """
 
     path: str
@@ -46,6 +48,7 @@ class Target:
     aside: Any = None
     own_constraint: Any = None
     wrapped: PruningMask | None = None
+    shared: bool = False
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -166,6 +169,7 @@ def select(
     """What `choose` makes groups of: kernels and their settings, without new variables."""
     layers = registry.walk(model)
     held = transforms_of(model, PruningMask)
+    shared = transforms_of(model, Centroids)
     by_schedule = _schedules(schedule, options, layers)
     included = scope.resolve(include, layers, "include")
     excluded = scope.resolve(exclude, layers, "exclude")
@@ -187,7 +191,7 @@ def select(
                 report.add(path, kind, "left", "it has no kernel")
             continue
         index, reason = _schedule_of(layer, by_schedule)
-        reason = reason or _why_left(layer, id(layer) in by_name, excluded)
+        reason = reason or why_left(layer, id(layer) in by_name, excluded)
         if named and id(layer) not in included:
             reason = "not included"
         if reason:
@@ -198,7 +202,8 @@ def select(
         fresh = []
         for variable in kernels:
             axes = registry.axes(layer, variable)
-            target = Target(path, variable, axes, wrapped=held.get(id(variable)))
+            mask = held.get(id(variable))
+            target = Target(path, variable, axes, wrapped=mask, shared=id(variable) in shared)
             refusal = _refusal(layer, target, settings, id(layer) in by_name)
             reason = refusal or reason
             if not refusal and id(variable) not in seen:
@@ -282,25 +287,13 @@ def _schedule_of(layer: Any, by_schedule: _BySchedule) -> tuple[int, str]:
     return 0, "no schedule names it"
 
 
-def _why_left(layer: Any, named: bool, excluded: set[int]) -> str:
-    if id(layer) in excluded:
-        return "excluded"
-    if named:
-        return ""
-    row = registry.lookup(layer)
-    if row is not None and not row.default:
-        return row.reason
-    return "" if layer.trainable else "not trainable"
-
-
 def _refusal(layer: Any, target: Target, settings: PruningSettings, named: bool) -> str:
     variable = target.variable
-    if getattr(layer, "lora_enabled", False):
-        return "LoRA is enabled, and what it adds would fill the zeros: merge it first"
-    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(variable.dtype)):
-        return f"its kernel is stored as {variable.dtype}"
-    if layer.trainable and not variable.trainable and not named:
-        return "its kernel is not trainable"
+    reason = why_kernel_left(layer, variable, named, "fill the zeros")
+    if reason:
+        return reason
+    if target.shared:
+        return "its weights are shared: prune a model before tfc.cluster"
     if settings.watches and not target.variable.trainable:
         return "not trainable, so it has no gradient to be judged by"
     return settings.pattern.refuses(target.matrix_shape)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfcompress.quantization import exact, grids, modes
 from tfcompress.quantization.layers import QuantizedLayer, constant_quant, known
 from tfcompress.quantization.ranges import TableRange
+from tfcompress.transforms.wrapper import effective
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -35,7 +36,7 @@ class QuantizedEmbedding(QuantizedLayer):
     def build(self, shape: Any) -> None:
         """Makes the table."""
         if not self.weights_of:
-            self.table = self.add_weight(name="embeddings", shape=(self.count, self.width))
+            self.table = self.add_kernel("embeddings", (self.count, self.width))
         object.__setattr__(self, "ranges", TableRange(self))
         self.built = True
 
@@ -49,8 +50,9 @@ class QuantizedEmbedding(QuantizedLayer):
         return (*shape, self.width)
 
     def values(self) -> tf.Tensor:
-        """The table, float32 (count, width)."""
-        return tf.convert_to_tensor(self._source().table.value)
+        """The transformed table, float32 (count, width)."""
+        source = self._source()
+        return effective(source.table, source.transforms)
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         """The output's real values, (..., width)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from tfcompress.quantization.linear_layer import QuantizedLinear
 from tfcompress.quantization.model import QuantizedModel
 from tfcompress.quantization.nodes import Kept, Linear, Node, Operator, Table
 from tfcompress.quantization.planning import GridPlan, Plan
+from tfcompress.quantization.preserving import preserved
 from tfcompress.quantization.ranges import GridSource
 from tfcompress.quantization.scheme import QuantizationScheme
 
@@ -28,7 +30,7 @@ class Emitter:
         plan: nodes and grids.
         schemes: `id` of each layer with a scheme of its own, to it.
         scheme: that of the others.
-        masked: zeros of kernels stay zeros.
+        preserve: what kernels keep, see `preserving`.
 
     Attributes:
         layers: `id` of each node to its layer.
@@ -38,7 +40,7 @@ class Emitter:
     plan: Plan
     scheme: QuantizationScheme
     schemes: dict[int, QuantizationScheme]
-    masked: bool = False
+    preserve: Sequence[str] = ()
     layers: dict[int, Any] = field(default_factory=dict)
     copier: Copier = field(default_factory=Copier)
     _names: dict[int, str] = field(default_factory=dict)
@@ -100,6 +102,7 @@ class Emitter:
             *node.rows.shape,
             weight_bits=self.schemes.get(id(node.owner), self.scheme).weight_bits,
             weights_of="" if first is None else first.name,
+            transforms=preserved(node.rows, (), self.preserve if first is None else ()),
             **self._grids(node),
         )
         if first is None:
@@ -111,8 +114,6 @@ class Emitter:
     def _fill(self, layer: QuantizedLinear, node: Any) -> None:
         """Gives a layer its weights."""
         layer.kernel.assign(node.kernel)
-        if layer.mask is not None:
-            layer.mask.mask.assign(node.kernel != 0)
         if layer.input_factor is not None:
             layer.input_factor.assign(node.input_factor)
         added = 0.0 if node.added is None else node.added
@@ -129,6 +130,7 @@ class Emitter:
         scheme = self.schemes.get(id(node.owner), self.scheme)
         key = (id(node.owner), node.kind, id(node.norm), _bytes(node.input_factor))
         first = None if node.owner is None else self._shared.get(key)
+        keeps = self.preserve if first is None and node.trainable else ()
         layer = QuantizedLinear(
             node.kind,
             node.kernel.shape,
@@ -138,7 +140,7 @@ class Emitter:
             batchnorm=None if node.norm is None else _batchnorm(node.norm),
             train_kernel=node.trainable,
             scaled_input=node.input_factor is not None,
-            masked=self.masked and bool((node.kernel == 0).any()),
+            transforms=preserved(node.kernel, node.channel_axes, keeps),
             weights_of=first.name if first is not None else "",
             **node.options,
             **self._grids(node),

@@ -22,6 +22,7 @@ from tfcompress.quantization.grids import Grid, choose_grid, fake_quant_range
 from tfcompress.quantization.primitives import PRIMITIVES, Primitive
 from tfcompress.quantization.ranges import RANGES, GridSource
 from tfcompress.quantization.rounding import on_grid
+from tfcompress.transforms.base import WeightTransform
 
 
 class QuantizedLayer(keras.Layer):
@@ -33,6 +34,7 @@ class QuantizedLayer(keras.Layer):
         owns_range: it holds a range, which follows its output.
         range_method: a row of `RANGES`.
         weights_of: name of the layer whose weights it uses; "" for its own.
+        transforms: what its kernel goes through before it is quantized.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class QuantizedLayer(keras.Layer):
         owns_range: bool,
         range_method: str = "moving_average",
         weights_of: str = "",
+        transforms: Sequence[Any] = (),
         *,
         dtype: Any = None,
         **options: Any,
@@ -57,6 +60,9 @@ class QuantizedLayer(keras.Layer):
         self.weights_of = weights_of
         self._link = _Link(self)
         self.ranges: Any = None
+        given = [_transform(item) for item in transforms]
+        object.__setattr__(self, "transforms", given)
+        self.transform_variables: list[Any] = []
 
     def bind(self, layers: Mapping[str, Any]) -> None:
         """Finds the layers that it needs; its model calls this."""
@@ -91,7 +97,17 @@ class QuantizedLayer(keras.Layer):
             "owns_range": self.owns_range,
             "range_method": self.range_method,
             "weights_of": self.weights_of,
+            "transforms": [keras.saving.serialize_keras_object(t) for t in self.transforms],
         }
+
+    def add_kernel(self, name: str, shape: Sequence[int], trainable: bool = True) -> Any:
+        """Makes the variable that `transforms` are for, and theirs."""
+        kernel = self.add_weight(name=name, shape=shape, trainable=trainable)
+        for transform in self.transforms:
+            transform.build(kernel)
+            transform.settle(kernel)
+        self.transform_variables = [v for t in self.transforms for v in t.variables]
+        return kernel
 
     def observe(self, low: tf.Tensor, high: tf.Tensor, training: Any) -> None:
         """Lets the range follow what is about to be rounded, in training."""
@@ -110,6 +126,13 @@ def _source(item: Any) -> GridSource | None:
     if item is None or isinstance(item, GridSource):
         return item
     return GridSource.from_config(item)
+
+
+def _transform(item: Any) -> WeightTransform:
+    if isinstance(item, WeightTransform):
+        return item
+    made: WeightTransform = keras.saving.deserialize_keras_object(item)
+    return made
 
 
 def fake_quant(x: Any, grid: Grid, layer: str = "") -> tf.Tensor:

@@ -23,7 +23,7 @@ from tfcompress.quantization.layers import (
 )
 from tfcompress.quantization.primitives import activate
 from tfcompress.quantization.rounding import on_grid, requantized
-from tfcompress.transforms.mask import Mask
+from tfcompress.transforms.wrapper import effective
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -48,7 +48,6 @@ class QuantizedLinear(QuantizedLayer):
         tail: shape of the output behind the axes that it shares with the input; None for the
             images' own.
         lifted: its input is a sequence (batch, length, channels), taken as an image of one row.
-        masked: holds a mask of its kernel, so that zeros stay zeros.
         train_kernel: False for a kernel that was no weight of the original.
         scaled_input: a factor for each input channel is folded into its kernel.
         batchnorm: {"momentum", "epsilon", "center", "scale"} of the BatchNorm that is folded into
@@ -73,7 +72,6 @@ class QuantizedLinear(QuantizedLayer):
         contracted: int = 1,
         tail: Sequence[int] | None = None,
         lifted: bool = False,
-        masked: bool = False,
         train_kernel: bool = True,
         scaled_input: bool = False,
         batchnorm: Mapping[str, Any] | None = None,
@@ -90,7 +88,6 @@ class QuantizedLinear(QuantizedLayer):
         self.contracted = contracted
         self.tail = None if tail is None else tuple(tail)
         self.lifted = lifted
-        self.masked = masked
         self.train_kernel = train_kernel
         self.scaled_input = scaled_input
         self.input_factor: Any = None
@@ -98,7 +95,6 @@ class QuantizedLinear(QuantizedLayer):
         self.norm: FoldedBatchNorm | None = None
         self.kernel: Any = None
         self.bias: Any = None
-        self.mask: Mask | None = None
 
     @property
     def channels(self) -> int:
@@ -109,17 +105,11 @@ class QuantizedLinear(QuantizedLayer):
     def build(self, shape: Any) -> None:
         """Makes kernel, bias and range."""
         if not self.weights_of:
-            self.kernel = self.add_weight(
-                name="kernel", shape=self.kernel_shape, trainable=self.train_kernel
-            )
+            self.kernel = self.add_kernel("kernel", self.kernel_shape, self.train_kernel)
             if self.use_bias:
                 self.bias = self.add_weight(
                     name="bias", shape=(self.channels,), initializer="zeros"
                 )
-            if self.masked:
-                self.mask = Mask()
-                self.mask.build(self.kernel)
-                self.mask_variables = list(self.mask.variables)
             if self.scaled_input:
                 self.input_factor = self.add_weight(
                     name="input_factor",
@@ -135,7 +125,7 @@ class QuantizedLinear(QuantizedLayer):
         """Arguments that make it again."""
         names = [
             *("kind", "kernel_shape", "strides", "padding", "dilations", "use_bias"),
-            *("activation", "weight_bits", "contracted", "tail", "lifted", "masked"),
+            *("activation", "weight_bits", "contracted", "tail", "lifted"),
             *("train_kernel", "scaled_input", "batchnorm"),
         ]
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
@@ -177,10 +167,9 @@ class QuantizedLinear(QuantizedLayer):
         return self._shaped(self._compute(image, training), x)
 
     def effective_kernel(self, folded: bool = True) -> tf.Tensor:
-        """The kernel behind its mask, with BatchNorm folded in or not."""
+        """The transformed kernel, with BatchNorm folded in or not."""
         source = self._source()
-        kernel = tf.convert_to_tensor(source.kernel.value)
-        kernel = kernel if source.mask is None else source.mask(kernel)
+        kernel = effective(source.kernel, source.transforms)
         if source.input_factor is not None:
             kernel *= tf.convert_to_tensor(source.input_factor.value)[:, None]
         if folded and source.norm is not None:

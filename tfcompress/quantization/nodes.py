@@ -82,6 +82,11 @@ class Linear(Node):
         third, last = self.kernel.shape[2:]
         return {"conv": last, "depthwise": third * last, "transpose": third}[self.kind]
 
+    @property
+    def channel_axes(self) -> tuple[int, ...]:
+        """The axes of its kernel whose indices tell the output channel."""
+        return {"conv": (3,), "depthwise": (2, 3), "transpose": (2,)}[self.kind]
+
 
 @dataclass(eq=False)
 class Operator(Node):

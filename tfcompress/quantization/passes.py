@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from tfcompress.graph.flow import Value
 from tfcompress.quantization.nodes import Kept, Linear, Node, Operator
 from tfcompress.quantization.primitives import PRIMITIVES
+from tfcompress.transforms.sharing import shares_values
 
 
 class Graph:
@@ -69,8 +71,11 @@ class Graph:
                     readers[id(value)].remove(node)
 
 
-def fold(graph: Graph) -> None:
+def fold(graph: Graph, preserve: Sequence[str] = ()) -> None:
     """Takes a factor and a shift for each channel into the kernel before or behind them.
+
+    But no factors into a kernel of shared values that are to stay shared (`preserve`) and that
+    different factors for its inputs would multiply.
 
     The layers' own weights stay what they were, at their own size: a learning rate means what it
     meant in the float model.
@@ -80,7 +85,7 @@ def fold(graph: Graph) -> None:
             _fold_batchnorm(graph, node)
     for node in list(graph.nodes):
         if isinstance(node, Linear) and node.affine is not None:
-            _fold_ahead(graph, node)
+            _fold_ahead(graph, node, "clusters" in preserve)
 
 
 def _fold_batchnorm(graph: Graph, node: Linear) -> None:
@@ -102,7 +107,7 @@ def _fold_batchnorm(graph: Graph, node: Linear) -> None:
         graph.merge(node, after)
 
 
-def _fold_ahead(graph: Graph, node: Linear) -> None:
+def _fold_ahead(graph: Graph, node: Linear, keeps_shared: bool) -> None:
     """Where a layer sees no padding, or the shift is 0, what is done before it is linear too."""
     after = _only_reader(graph, node)
     if node.activation is not None or not isinstance(after, Linear) or after.kind == "transpose":
@@ -111,6 +116,9 @@ def _fold_ahead(graph: Graph, node: Linear) -> None:
     padded = after.options.get("padding", "VALID") == "SAME" and after.kernel.shape[:2] != (1, 1)
     scale, shift = node.affine.scale, node.affine.shift
     if after.kernel.shape[2] != len(scale) or (padded and shift.any()):
+        return
+    varied = after.kind == "conv" and bool((scale != scale[0]).any())
+    if keeps_shared and varied and shares_values(after.kernel, after.channel_axes):
         return
     kernel = after.kernel.astype(np.float64)
     if after.input_factor is not None:

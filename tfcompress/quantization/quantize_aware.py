@@ -21,14 +21,17 @@ from tfcompress.quantization.model import QuantizedModel
 from tfcompress.quantization.nodes import Kept, Linear, Operator, Table
 from tfcompress.quantization.passes import Graph, fold, fuse_activations, share_work
 from tfcompress.quantization.planning import Plan, off_centre
+from tfcompress.quantization.preserving import PRESERVED
 from tfcompress.quantization.primitives import PRIMITIVES
 from tfcompress.quantization.scheme import QuantizationScheme, get_scheme
 from tfcompress.quantization.subclassed import quantize_layers
 from tfcompress.report import CompressionReport
 from tfcompress.scope import ScopeLike, resolve
+from tfcompress.transforms.centroids import Centroids
+from tfcompress.transforms.strip import strip
+from tfcompress.transforms.wrapper import wrappers
 
 BATCH = 32
-PRESERVED = ("sparsity",)
 
 
 def quantize_aware(
@@ -50,7 +53,8 @@ def quantize_aware(
     model trains with plain `fit`; `tfc.convert(qmodel, "int8")` needs no data.
 
     Args:
-        model: a built Keras 3 model; it does not change. Its weights are taken over.
+        model: a built Keras 3 model; it does not change. Its weights are taken over; what
+            `tfc.prune` or `tfc.cluster` wrapped is stripped on the way.
         scheme: `"int8"`, `"int8-w4"` (weights of 4 bits), `"int16x8"` (activations of 16 bits) or
             a `QuantizationScheme`.
         calibration_data: inputs that the ranges start from, 100 to 500 typical ones, as
@@ -61,7 +65,9 @@ def quantize_aware(
         calibration_samples: at most so many examples are used.
         include: layers to quantize; None for all that can be.
         exclude: layers to leave float.
-        preserve: `"sparsity"`: zeros of pruned kernels stay zeros.
+        preserve: `"sparsity"`: zeros of pruned kernels stay zeros; `"clusters"`: weights that are
+            equal, as `tfc.cluster` made them, stay equal, so that no channel of the file holds
+            more different integers than its kernel had values. Or both.
 
     Returns:
         The model, not compiled; `.compression_report` says what became of each layer.
@@ -87,6 +93,8 @@ def quantize_aware(
     if set(preserve) - set(PRESERVED):
         raise ConfigError(f"`preserve` takes {list(PRESERVED)}. Received: {preserve!r}")
     export.check_model(model)
+    if wrappers(model):
+        model = strip(model)
     if scheme.range_method == "lsq" and calibration_data is None:
         raise ConfigError(
             "range_method='lsq' trains scales from where calibration puts them: pass "
@@ -94,7 +102,7 @@ def quantize_aware(
         )
     layers = registry.walk(model)
     choice = _Choice(scheme, _excluded(layers, include, exclude, scheme),
-                     _overrides(layers, scheme), "sparsity" in preserve)  # fmt: skip
+                     _overrides(layers, scheme), preserve)  # fmt: skip
     report = CompressionReport(
         "quantize_aware",
         {"weight_bits": scheme.weight_bits, "activation_bits": scheme.activation_bits},
@@ -124,7 +132,7 @@ class _Choice:
     scheme: QuantizationScheme
     excluded: dict[int, str]
     schemes: dict[int, QuantizationScheme]
-    masked: bool
+    preserve: tuple[str, ...]
 
 
 def _quantize_graph(
@@ -138,7 +146,7 @@ def _quantize_graph(
     bits = choice.scheme.activation_bits
     lowered = Lowering(flow, choice.excluded, bits)
     graph = Graph(lowered.nodes, keras.tree.flatten(lowered.outputs))
-    fold(graph)
+    fold(graph, choice.preserve)
     share_work(graph)
     fuse_activations(graph)
     graph.remove_dead()
@@ -149,7 +157,7 @@ def _quantize_graph(
         bits=bits,
         symmetric=choice.scheme.symmetric,
     )
-    emitter = Emitter(plan, choice.scheme, choice.schemes, choice.masked)
+    emitter = Emitter(plan, choice.scheme, choice.schemes, choice.preserve)
     outputs = keras.tree.map_structure(
         lambda value: plan.outputs[id(graph.standing_for(value))], lowered.outputs
     )
@@ -196,10 +204,10 @@ def _describe(report: CompressionReport, flow: Flow, plan: Plan, emitter: Emitte
                 done.setdefault(path, ("quantized" if grid else "left", "moves values only", {}))
             elif isinstance(node, Linear):
                 layer = emitter.layers[id(node)]
-                details = {"weight_bits": layer.weight_bits} if path == node.paths[0] else {}
+                details = _weights(layer) if path == node.paths[0] else {}
                 done[path] = ("quantized", "", details | _into(layer, path))
             elif isinstance(node, Table):
-                done[path] = ("quantized", "", {"weight_bits": emitter.scheme.weight_bits})
+                done[path] = ("quantized", "", _weights(emitter.layers[id(node)]))
             elif isinstance(node, Operator):
                 layer = emitter.layers[id(node)]
                 if layer.output_source is None:
@@ -222,6 +230,12 @@ def _why_float(node: Operator, plan: Plan) -> str:
     if plan.symmetric and off_centre(row.output):
         return "the zero point of its int8 form is not 0, as a symmetric scheme asks"
     return "what it computes on is float"
+
+
+def _weights(layer: Any) -> dict[str, int]:
+    """Bits of a layer's weights, and how many different ones there are where they share values."""
+    counts = [t.count + int(t.zero) for t in layer.transforms if isinstance(t, Centroids)]
+    return {"weight_bits": layer.weight_bits} | ({"centroids": counts[0]} if counts else {})
 
 
 def _into(layer: Any, path: str) -> dict[str, str]:

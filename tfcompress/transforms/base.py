@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -17,7 +17,12 @@ class WeightTransform(ABC):
     transform lets through; it says so itself.
 
     Subclasses are registered with `keras.saving.register_keras_serializable("tfcompress")`.
+
+    Attributes:
+        replaces: what it makes depends on its variables alone: they train, and not the kernel.
     """
+
+    replaces: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -27,6 +32,9 @@ class WeightTransform(ABC):
     @abstractmethod
     def build(self, kernel: Any) -> None:
         """Makes its variables for that kernel, from initializers (see `keras.Variable`)."""
+
+    def settle(self, kernel: Any) -> None:  # noqa: B027
+        """Called once the kernel is as it is to be, and whenever it was made trainable."""
 
     @abstractmethod
     def __call__(self, value: Any, training: Any = None) -> Any:
@@ -55,3 +63,12 @@ class WeightTransform(ABC):
 def read(variable: Any) -> Any:
     """A variable's value here and now as a tensor; `keras.ops` may hand on the variable itself."""
     return tf.convert_to_tensor(variable.value)
+
+
+def valued(array: Any) -> Any:
+    """An initializer that gives these values; also where Keras traces a layer to build it."""
+
+    def initial(shape: Any, dtype: Any = None) -> Any:
+        return tf.cast(tf.constant(array), dtype)
+
+    return initial

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tfcompress.transforms.base import WeightTransform, read
+from tfcompress.transforms.base import WeightTransform, read, valued
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -22,6 +22,18 @@ class Mask(WeightTransform):
 
     def __init__(self) -> None:
         self.mask: Any = None
+        self._start: Any = None
+
+    @classmethod
+    def keeping(cls, values: Any) -> Mask:
+        """A mask that keeps the zeros of a kernel.
+
+        Args:
+            values: array, the kernel.
+        """
+        made = cls()
+        made._start = values != 0
+        return made
 
     @property
     def variables(self) -> list[Any]:
@@ -29,9 +41,10 @@ class Mask(WeightTransform):
         return [] if self.mask is None else [self.mask]
 
     def build(self, kernel: Any) -> None:
-        """Makes a mask that keeps everything."""
+        """Makes the mask; without `keeping` one that keeps everything."""
+        start, self._start = self._start, None
         self.mask = keras.Variable(
-            keras.initializers.Ones(),
+            keras.initializers.Ones() if start is None else valued(start),
             shape=tuple(kernel.shape),
             dtype="bool",
             trainable=False,

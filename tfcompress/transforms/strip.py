@@ -17,12 +17,13 @@ from tfcompress.variables import value_of
 def strip(model: keras.Model) -> keras.Model:
     """A model of plain layers that computes the same, whatever was wrapped.
 
-    The masked kernels (later also clustered ones) become the weights. Nothing of tfcompress is
+    The masked or clustered kernels become the weights. Nothing of tfcompress is
     left in the model: it saves, loads and converts anywhere. A model without wrapped layers gives
     an equal copy. The copy is not compiled; an optimizer's state is not carried over.
 
     Args:
-        model: what `tfc.prune` returned, trained, or a model that holds it. It does not change.
+        model: what `tfc.prune` or `tfc.cluster` returned, trained, or a model that holds it. It
+            does not change.
 
     Returns:
         The new model, whose outputs are those of `model` bit for bit. A layer that cannot be
@@ -70,5 +71,8 @@ def _bake(wrapper: TransformedLayer, copy: Any) -> None:
         )
     places = {id(weight): index for index, weight in enumerate(wrapper.layer.weights)}
     for variable, transforms in wrapper.kernels:
-        baked = value_of(effective(variable, transforms))
-        copy.weights[places[id(variable)]].assign(baked)
+        weight = copy.weights[places[id(variable)]]
+        weight.assign(value_of(effective(variable, transforms)))
+        for transform in transforms:
+            if transform.replaces:
+                weight.trainable = any(own.trainable for own in transform.variables)

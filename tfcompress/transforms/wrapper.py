@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfcompress import registry
 from tfcompress.errors import ConfigError
 from tfcompress.transforms.base import WeightTransform, read
 from tfcompress.transforms.substitution import Substitution
+from tfcompress.variables import value_of
 
 Transforms = Mapping[int, Sequence[WeightTransform]]
 
@@ -131,7 +133,24 @@ class TransformedLayer(keras.layers.Wrapper):
         object.__setattr__(self, "_kernels", tuple(kernels))
         object.__setattr__(self, "_pending", {})
         self.transform_variables = [v for t in self.transforms for v in t.variables]
+        self.settle()
         self.built = True
+
+    def settle(self) -> None:
+        """Lets the transforms see to it that the right variables train."""
+        for variable, own in self._kernels:
+            for transform in own:
+                transform.settle(variable)
+
+    @property
+    def trainable(self) -> bool:
+        """That of the layer; kernels whose transforms train in their place stay as they are."""
+        return keras.Layer.trainable.fget(self)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        keras.Layer.trainable.fset(self, value)
+        self.settle()
 
     def _check(self, position: int, weights: list[Any]) -> None:
         shapes = [tuple(weight.shape) for weight in weights]
@@ -260,6 +279,15 @@ def wrappers(model: keras.Model) -> list[TransformedLayer]:
         for layer in model._flatten_layers(include_self=False)
         if isinstance(layer, TransformedLayer)
     ]
+
+
+def computed(model: keras.Model) -> dict[int, np.ndarray]:
+    """`id` of each transformed kernel, to what its layer computes with in its place."""
+    return {
+        id(variable): value_of(effective(variable, own))
+        for wrapper in wrappers(model)
+        for variable, own in wrapper.kernels
+    }
 
 
 def transforms_of(model: keras.Model, kind: type) -> dict[int, Any]:

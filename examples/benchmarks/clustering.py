@@ -1,0 +1,188 @@
+"""Clustering: accuracy and zipped size, alone and with pruning and quantization, beside tfmot.
+
+    TFCOMPRESS_DATA=... python examples/benchmarks/clustering.py [--quick] [--seeds N]
+
+Fashion-MNIST, a depthwise-separable network. It is trained in float, then every row trains on from
+there: as it is (the control), clustered, or pruned by half, clustered and quantized one after the
+other, each stage for as long. All steps have the same data, optimizer (Adam), learning rates and
+batches; tfmot clusters the same layers (all but the depthwise ones). Every test image goes through
+the file on XNNPACK. "Points" are paired with the float model; "values": the most that any channel
+of a clustered kernel holds in the file; "zeros": of these kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tfmot_peer as tfmot
+from common import benchmark_parser, fashion_mnist, finish, markdown, zipped
+
+import tfcompress as tfc
+
+BATCH = 128
+RATE = 1e-3
+FINE_RATE = 3e-4
+SPARSITY = 0.5
+CLUSTERS = (16, 32)
+CLUSTERED = ("Conv2D", "Dense")
+FLOAT, CONTROL = "float", "float, trained on"
+PCQAT = f"pruned {SPARSITY:.0%}, {CLUSTERS[0]} clusters, int8"
+
+
+class Run:
+    """One seed: the data, and the float model that all begin from."""
+
+    def __init__(self, seed: int, quick: bool) -> None:
+        x, y, self.x_test, self.y_test = fashion_mnist()
+        count = 6_400 if quick else 60_000
+        self.x, self.y = x[:count], y[:count]
+        self.samples = self.x[np.linspace(0, count - 1, 300).round().astype(int)]
+        self.seed, self.epochs = seed, 1 if quick else 2
+        self.steps = self.epochs * math.ceil(count / BATCH)
+        keras.utils.set_random_seed(seed)
+        self.source = tfc.models.mobilenet_small((28, 28, 1), 10)
+        for rate, epochs in ((2e-3, 1),) if quick else ((2e-3, 4), (3e-4, 2)):
+            self._fit(self.source, rate, epochs)
+
+    def copy(self) -> keras.Model:
+        """The float model anew."""
+        keras.utils.set_random_seed(self.seed)
+        return tfc.strip(self.source)
+
+    def peer(self) -> Any:
+        """It in tf_keras."""
+        keras.utils.set_random_seed(self.seed)
+        return tfmot.twin(self.source, self.x_test[:100])
+
+    def fit(self, model: Any, rate: float = RATE, callbacks: Any = ()) -> Any:
+        """Trains a stage, whose learning rate falls to 0."""
+        if isinstance(model, keras.Model):
+            schedule = keras.optimizers.schedules.CosineDecay(rate, self.steps)
+            self._fit(model, schedule, self.epochs, callbacks)
+        else:
+            tfmot.compile_adam(model, tfmot.cosine(rate, self.steps))
+            model.fit(self.x, self.y, BATCH, self.epochs, verbose=0, callbacks=list(callbacks))
+        return model
+
+    def _fit(self, model: Any, rate: Any, epochs: int, callbacks: Any = ()) -> None:
+        model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+        model.fit(self.x, self.y, BATCH, epochs, verbose=0, callbacks=list(callbacks))
+
+    def row(self, method: str, by: str, model: Any, content: bytes) -> dict[str, Any]:
+        """What came of it."""
+        tflite = tfc.TFLiteModel(content)
+        answers = np.asarray(model.predict(self.x_test, batch_size=250, verbose=0)).argmax(-1)
+        in_file = tflite.predict(self.x_test).argmax(-1)
+        return {
+            "method": method,
+            "by": by,
+            "seed": self.seed,
+            "accuracy": float((answers == self.y_test).mean()),
+            "file_accuracy": float((in_file == self.y_test).mean()),
+            "same": float((answers == in_file).mean()),
+            "bytes": len(content),
+            "zip": zipped(content),
+            **kernels(tflite),
+        }
+
+
+def kernels(tflite: tfc.TFLiteModel) -> dict[str, Any]:
+    """Values in a channel and zeros of the kernels that are clustered, as the file stores them."""
+    most = zeros = size = 0
+    graph = tflite.parsed.subgraphs[0]
+    for operator in graph.operators:
+        if operator.name not in ("CONV_2D", "FULLY_CONNECTED"):
+            continue
+        values = tflite.parsed.data(graph.tensors[operator.inputs[1]])
+        rows = values.reshape(len(values), -1)
+        most = max(most, *(len(np.unique(row)) for row in rows))
+        zeros, size = zeros + int((rows == 0).sum()), size + rows.size
+    return {"values": most, "zeros": zeros / size}
+
+
+def float_file(model: Any) -> bytes:
+    import tensorflow as tf
+
+    return tf.lite.TFLiteConverter.from_keras_model(model).convert()
+
+
+def measure(run: Run) -> list[dict[str, Any]]:
+    """All rows of one seed."""
+    rows = [run.row(FLOAT, "", run.source, tfc.convert(run.source).content)]
+    control = run.fit(run.copy())
+    rows.append(run.row(CONTROL, "", control, tfc.convert(control).content))
+    for count in CLUSTERS:
+        method = f"{count} clusters"
+        for by, per_channel in (("tfcompress", False), ("tfcompress, per channel", True)):
+            model = tfc.strip(run.fit(tfc.cluster(run.copy(), count, per_channel=per_channel)))
+            rows.append(run.row(method, by, model, tfc.convert(model).content))
+        peer = run.fit(tfmot.cluster(run.peer(), count, CLUSTERED))
+        peer = tfmot.strip_clustering(peer)
+        rows.append(run.row(method, "tfmot", peer, float_file(peer)))
+    for by, per_channel in (("tfcompress", False), ("tfcompress, per channel", True)):
+        qmodel = all_three(run, per_channel)
+        rows.append(run.row(PCQAT, by, qmodel, tfc.convert(qmodel, "int8").content))
+    peer = all_three_tfmot(run)
+    rows.append(run.row(PCQAT, "tfmot", peer, tfmot.int8_file(peer)))
+    return rows
+
+
+def all_three(run: Run, per_channel: bool) -> keras.Model:
+    schedule = tfc.PolynomialDecay(0.0, SPARSITY, 0, run.steps // 2, frequency=20)
+    model = run.fit(run.copy(), RATE, [tfc.PruningCallback(schedule)])
+    model = run.fit(tfc.cluster(model, CLUSTERS[0], per_channel=per_channel), FINE_RATE)
+    qmodel = tfc.quantize_aware(
+        model, calibration_data=run.samples, preserve=("sparsity", "clusters")
+    )
+    return run.fit(qmodel, FINE_RATE, [tfc.QuantizationCallback()])
+
+
+def all_three_tfmot(run: Run) -> Any:
+    schedule = tfmot.polynomial(0.0, SPARSITY, run.steps // 2, 20)
+    pruned = tfmot.wrap_layers(run.peer(), schedule, CLUSTERED)
+    model = tfmot.strip(run.fit(pruned, RATE, [tfmot.callback()]))
+    model = run.fit(tfmot.cluster(model, CLUSTERS[0], CLUSTERED, zeros=True), FINE_RATE)
+    return run.fit(tfmot.preserve_quantize_aware(tfmot.strip_clustering(model)), FINE_RATE)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    heads = ["model", "by", "accuracy in Keras", "of its file", "points from float", "same answer",
+             "values", "zeros", "bytes", "zip"]  # fmt: skip
+    start = {row["seed"]: row["accuracy"] for row in rows if row["method"] == FLOAT}
+    cells = []
+    for method, by in dict.fromkeys((row["method"], row["by"]) for row in rows):
+        found = [row for row in rows if (row["method"], row["by"]) == (method, by)]
+        points = [100 * (row["file_accuracy"] - start[row["seed"]]) for row in found]
+        cells.append(
+            [
+                method,
+                by,
+                f"{np.mean([row['accuracy'] for row in found]):.2%}",
+                f"{np.mean([row['file_accuracy'] for row in found]):.2%}",
+                f"{np.mean(points):+.2f} ({min(points):+.2f} to {max(points):+.2f})",
+                f"{np.mean([row['same'] for row in found]):.2%}",
+                max(row["values"] for row in found),
+                f"{np.mean([row['zeros'] for row in found]):.1%}",
+                f"{found[0]['bytes']:,}",
+                f"{found[0]['zip']:,}",
+            ]
+        )
+    return markdown(heads, cells)
+
+
+def main() -> None:
+    parser = benchmark_parser(__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, help="how many (3; quick: 1)")
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for seed in range(arguments.seeds or (1 if arguments.quick else 3)):
+        rows += measure(Run(seed, arguments.quick))
+        print(table(rows), flush=True)
+    finish({"rows": rows}, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

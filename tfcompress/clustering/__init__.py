@@ -1,0 +1,1 @@
+"""Weight sharing: kernels of few different values, which train on."""
