@@ -12,8 +12,8 @@ above its limit and above 4096 bytes for each byte of the container and 1 MiB mo
 0 and one *plain part*; or form 1, plain part *text*, plain part *rest*, v bytes of *coded*, v bytes
 of *raw*, coded, raw.
 
-**Plain part** (`plain`). v size, method (0 stored, 1 deflate, 2.. LZMA1 raw with an end mark and the
-(lc, lp, pb) of `plain._SETTINGS`), v coded bytes, these.
+**Plain part** (`plain`). v size, method (0 stored, 1 deflate, from 2 on LZMA1 without a header, of
+the (lc, lp, pb) of `plain._SETTINGS`), v coded bytes, these.
 
 **Text.** v regions, v bytes of places, v bytes of plan, v bytes of skeleton; then places, plan and
 skeleton. The skeleton is the file without its regions. For each region, places holds v = 3 * gap +
