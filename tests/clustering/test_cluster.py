@@ -217,6 +217,25 @@ def test_under_xla_and_with_another_optimizer():
     assert len(np.unique(kernels(tfc.strip(clustered))["hidden"])) == 3
 
 
+def test_on_two_devices_it_trains_as_on_one(replicas):
+    def small():
+        inputs = keras.Input((8, 8, 2))
+        keras.utils.set_random_seed(1)
+        hidden = layers.Dense(9, activation="relu", name="hidden")(layers.Flatten()(inputs))
+        return tfc.cluster(keras.Model(inputs, layers.Dense(3, name="head")(hidden)), 4)
+
+    start, alone = kernels(tfc.strip(small())), fit(small())
+    with replicas.scope():
+        clustered = small()
+        optimizer = keras.optimizers.Adam()
+    fit(clustered, optimizer=optimizer)
+    one, other = kernels(tfc.strip(alone)), kernels(tfc.strip(clustered))
+    for name in ("hidden", "head"):
+        assert len(np.unique(other[name])) == 4
+        assert np.abs(one[name] - start[name]).min() > 1e-4
+        np.testing.assert_allclose(other[name], one[name], atol=1e-6)
+
+
 def test_what_cannot_share_is_left_and_told():
     model = network({"kernel_constraint": "non_neg"})
     model.get_layer("head").kernel.assign(np.zeros((13, 3)))

@@ -142,8 +142,8 @@ def convert(
                 }
                 expected = exported.run(batches)
                 checks.report_noise(result, found, expected, converter.float_twin, batches, layers)
-        if (shared := _sharing(model)) and (settings.all_integer or trained):
-            checks.report_shared(result, shared)
+        if settings.all_integer:
+            checks.report_shared(result, _sharing(model))
     if sparse:
         storage.report_sizes(result, dense)
     if trained:

@@ -1,0 +1,3 @@
+from two_devices import replicas
+
+__all__ = ["replicas"]
