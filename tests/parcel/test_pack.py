@@ -2,6 +2,8 @@
 
 import io
 import random
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -126,7 +128,19 @@ def test_a_damaged_container_leaves_no_file(tiny, tmp_path):
     container[10] ^= 1  # in the digest
     with pytest.raises(tfc.CorruptFileError, match="digest"):
         tfc.unpack(resealed(bytes(container)), out=tmp_path / "out")
+    for mutant in mutants(bytes(container), 40, seed=1):  # errors from within a mapped file
+        with pytest.raises(tfc.CorruptFileError):
+            tfc.unpack(resealed(mutant), out=tmp_path / "out", max_size=1 << 20)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_neither_tensorflow_nor_keras_is_loaded():
+    code = (
+        "import sys, tfcompress as tfc\n"
+        "assert tfc.unpack(tfc.pack(b'x' * 99)) == b'x' * 99\n"
+        "assert not {'tensorflow', 'keras', 'zstandard'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def mutants(container, count, seed=0):

@@ -151,7 +151,8 @@ def _smaller_as_bytes(data: bytes, cost: float) -> bool:
     deflated = len(zlib.compress(data, 6))
     if deflated < cost:
         return True
-    return deflated < 1.3 * cost and len(plain.squeeze(data, thorough=False)) < cost
+    near = 1.3 if len(data) < 1 << 20 else 1.05
+    return deflated < near * cost and len(plain.squeeze(data, thorough=False)) < cost
 
 
 def decode(target: memoryview, found: Map, plan: Cursor, rest: Cursor, coder: Decoder) -> None:

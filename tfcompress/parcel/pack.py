@@ -9,7 +9,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO, Final, overload
@@ -154,13 +154,27 @@ def unpack(
         with replacing(out, overwrite=overwrite) as file:
             if size:
                 file.truncate(size)
-                with mmap.mmap(file.fileno(), size) as pages, memoryview(pages) as view:
+                with _mapped(file, size) as view:
                     _fill(view, body)
                     _verify(view, digest)
             else:
                 _fill(memoryview(bytearray()), body)
                 _verify(memoryview(bytearray()), digest)
         return Path(os.path.realpath(out))
+
+
+@contextmanager
+def _mapped(file: BinaryIO, size: int) -> Iterator[memoryview]:
+    """A file's bytes, to write to; the system keeps in memory what it has room for."""
+    pages = mmap.mmap(file.fileno(), size)
+    view = memoryview(pages)
+    try:
+        yield view
+    finally:
+        # Where an error is on its way, its traceback still holds views: they end with it.
+        with suppress(BufferError):
+            view.release()
+            pages.close()
 
 
 @contextmanager
