@@ -36,7 +36,11 @@ def pack(source: str | os.PathLike[str] | bytes | bytearray | memoryview) -> byt
     The weights, scales and biases of the file are coded by models that learn as they go: each value
     by what its output channel, its input channel and its neighbours in the kernel hold. Scales of
     biases follow from those of weights and inputs and take no room. Any other file may be packed
-    too, by the best of deflate and LZMA. The same input gives the same container everywhere.
+    too, by the best of deflate and LZMA. The same input gives the same container, but for other
+    versions of zlib and liblzma.
+
+    It is NumPy at work, there and back: about 0.4 microseconds for each yes-or-no decision, of
+    which a weight of a pruned int8 file has about three and one of a dense file nine.
 
     Args:
         source: path of a file, or its bytes.
