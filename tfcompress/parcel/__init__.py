@@ -31,11 +31,15 @@ batches (`scan`): of a batch first the first decision of all values, then the se
 have one, and so on. Bits that no model foretells come from *raw*, packed eight to a byte, the
 highest first, each call on a new byte.
 
-**Probability** (`mixing`). For each input a hash of context and node finds a pair (zeros, ones) of
-counts. Opinion: L[ones] - L[zeros], L[n] = round(256 ln(n + 0.4)). The sum of opinions times
-weights, >> 16 and clipped to +-2816, is looked up in the logistic function: the probability of a
-one, of 65536. After all decisions of a step are known, counts grow and those over 4095 are halved;
-then the weights move along the error's gradient.
+**Probability** (`mixing`). For each input, h = (c + node * 0x9E3779B1) * 0x85EBCA6B with c =
+(context + salt) * 0xC2B2AE35, then h ^= h >> 15 and h *= 0x2C1B3C6D, all modulo 2**32; the highest
+bits of h find a pair (zeros, ones) of counts. Opinion: L[ones] - L[zeros], with L[n] = round(256
+ln(n + 0.4)). The sum of opinions times weights, >> 16 and clipped to +-2816, is looked up in the
+logistic function: the probability of a one, of 65536. When all decisions of a step are known,
+counts grow, and those whose sum is over 4095 are halved; then each weight grows by the step's sum
+of error * opinion, // (256 * (60 + min(seen >> 3, 2000)) * (1 + times // 128)): error = 65536 * bit
+- probability, `times` is how often the weight was used in the step, `seen` how often before. An
+input has eight weights for each kind of decision: by zeros + ones.
 
 **Coder** (`entropy`). Blocks of at least 2**22 decisions, the last excepted, ending after a whole
 step: v lanes, v words, a state of 5 bytes for each lane, words of 16 bits. Decision k of a step is

@@ -18,6 +18,9 @@ from tfcompress.parcel.wire import Cursor, damaged
 
 _BYTES, _SMALL, _PALETTE, _WIDE, _FEW, _FOLLOWS = range(6)
 _SMALL_TYPES: Final = ("int8", "uint8", "bool", "int4")
+_LARGE: Final = 1 << 24
+"""Bytes from which on a tensor is coded without trying ways: what was tried is held in memory."""
+_State = tuple[tuple[np.ndarray, ...], ...]
 _KINDS: Final = ("scales", "zeros", "constant")
 
 
@@ -64,6 +67,32 @@ class _Models:
         for mixer in self.mixers:
             mixer.coder = coder
 
+    def state(self) -> _State:
+        return tuple(mixer.state() for mixer in self.mixers)
+
+    def restore(self, state: _State) -> None:
+        for mixer, part in zip(self.mixers, state, strict=True):
+            mixer.restore(part)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way of coding an item.
+
+    Attributes:
+        cost: bytes.
+        head: what the plan says of it.
+        code: codes it.
+        tape: what it coded when it was tried.
+        after: what the models had learned then.
+    """
+
+    cost: float
+    head: bytes
+    code: Callable[[], object]
+    tape: Tape | None
+    after: _State
+
 
 def encode(content: bytes, found: Map) -> tuple[bytes, bytes, bytes, bytes]:
     """Codes the numbers of a file.
@@ -85,30 +114,36 @@ def encode(content: bytes, found: Map) -> tuple[bytes, bytes, bytes, bytes]:
         if first.start in known and known[first.start].scales(content, first.size) == data:
             plan.append(_FOLLOWS)
             continue
-        best: tuple[float, bytes, Tape | None, tuple[tuple[np.ndarray, ...], ...]] | None
-        best = None
-        if first.role != "bytes":
-            before = tuple(mixer.state() for mixer in models.mixers)
-            for head, code in _ways(item, data, models):
-                tape = Tape()
-                models.set(tape)
-                code()
-                cost = tape.bits / 8 + len(head)
-                if best is None or cost < best[0]:
-                    best = (cost, head, tape, tuple(mixer.state() for mixer in models.mixers))
-                for mixer, state in zip(models.mixers, before, strict=True):
-                    mixer.restore(state)
-        if best is None or _smaller_as_bytes(data, best[0]):
+        way = None if first.role == "bytes" else _best(item, data, models)
+        if way is None or _smaller_as_bytes(data, way.cost):
             plan.append(_BYTES)
             rest += data
             continue
-        plan += best[1]
-        assert best[2] is not None
-        best[2].replay(coder)
-        for mixer, state in zip(models.mixers, best[3], strict=True):
-            mixer.restore(state)
+        plan += way.head
+        if way.tape is None:
+            models.set(coder)
+            way.code()
+        else:
+            way.tape.replay(coder)
+            models.restore(way.after)
     coded, raw = coder.finish()
     return bytes(plan), bytes(rest), coded, raw
+
+
+def _best(item: _Item, data: bytes, models: _Models) -> _Way | None:
+    """The way that costs least; of a large item the first, which is not tried."""
+    best, before = None, models.state()
+    for head, code in _ways(item, data, models):
+        if item.size > _LARGE:
+            return _Way(0.0, head, code, None, before)
+        tape = Tape()
+        models.set(tape)
+        code()
+        way = _Way(tape.bits / 8 + len(head), head, code, tape, models.state())
+        if best is None or way.cost < best.cost:
+            best = way
+        models.restore(before)
+    return best
 
 
 def _smaller_as_bytes(data: bytes, cost: float) -> bool:
@@ -116,7 +151,8 @@ def _smaller_as_bytes(data: bytes, cost: float) -> bool:
     deflated = len(zlib.compress(data, 6))
     if deflated < cost:
         return True
-    return deflated < 1.3 * cost and len(plain.squeeze(data, thorough=False)) < cost
+    near = 1.3 if len(data) < 1 << 20 else 1.05
+    return deflated < near * cost and len(plain.squeeze(data, thorough=False)) < cost
 
 
 def decode(target: memoryview, found: Map, plan: Cursor, rest: Cursor, coder: Decoder) -> None:

@@ -9,7 +9,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO, Final, overload
@@ -36,7 +36,11 @@ def pack(source: str | os.PathLike[str] | bytes | bytearray | memoryview) -> byt
     The weights, scales and biases of the file are coded by models that learn as they go: each value
     by what its output channel, its input channel and its neighbours in the kernel hold. Scales of
     biases follow from those of weights and inputs and take no room. Any other file may be packed
-    too, by the best of deflate and LZMA. The same input gives the same container everywhere.
+    too, by the best of deflate and LZMA. The same input gives the same container, but for other
+    versions of zlib and liblzma.
+
+    It is NumPy at work, there and back: about 0.4 microseconds for each yes-or-no decision, of
+    which a weight of a pruned int8 file has about three and one of a dense file nine.
 
     Args:
         source: path of a file, or its bytes.
@@ -154,13 +158,27 @@ def unpack(
         with replacing(out, overwrite=overwrite) as file:
             if size:
                 file.truncate(size)
-                with mmap.mmap(file.fileno(), size) as pages, memoryview(pages) as view:
+                with _mapped(file, size) as view:
                     _fill(view, body)
                     _verify(view, digest)
             else:
                 _fill(memoryview(bytearray()), body)
                 _verify(memoryview(bytearray()), digest)
         return Path(os.path.realpath(out))
+
+
+@contextmanager
+def _mapped(file: BinaryIO, size: int) -> Iterator[memoryview]:
+    """A file's bytes, to write to; the system keeps in memory what it has room for."""
+    pages = mmap.mmap(file.fileno(), size)
+    view = memoryview(pages)
+    try:
+        yield view
+    finally:
+        # Where an error is on its way, its traceback still holds views: they end with it.
+        with suppress(BufferError):
+            view.release()
+            pages.close()
 
 
 @contextmanager

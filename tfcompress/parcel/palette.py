@@ -43,11 +43,7 @@ class Palette:
         """As bytes."""
         out = bytearray(varint(len(self.alphabets)))
         for alphabet in self.alphabets:
-            out += varint(len(alphabet))
-            last = -129
-            for value in alphabet:
-                out.append(value - last)
-                last = value
+            out += varint(len(alphabet)) + bytes(value & 0xFF for value in alphabet)
         if len(self.alphabets) > 1:
             out += self.rows.astype(np.uint8).tobytes()
         return bytes(out)
@@ -64,10 +60,9 @@ class Palette:
         if not 0 < count <= 256:
             raise damaged("a tensor has 1 to 256 alphabets", count)
         for _ in range(count):
-            steps = np.frombuffer(cursor.take(cursor.varint()), np.uint8)
-            values = np.cumsum(steps, dtype=np.int64) - 129
-            if len(values) and (values.max() > 127 or 0 in values or not steps.all()):
-                raise damaged("an alphabet's values rise from -128 to 127", values.tolist()[:300])
+            values = np.frombuffer(cursor.take(cursor.varint()), np.int8).astype(np.int64)
+            if 0 in values or (np.diff(values) <= 0).any():
+                raise damaged("an alphabet's values rise, zero left out", values.tolist()[:300])
             alphabets.append(tuple(values.tolist()))
         numbers = np.zeros(rows, np.int64)
         if count > 1:
