@@ -26,6 +26,7 @@ BATCH = 128
 RATE = 1e-3
 FINE_RATE = 3e-4
 SPARSITY = 0.5
+FREQUENCY = 10
 CLUSTERS = (16, 32)
 CLUSTERED = ("Conv2D", "Dense")
 FLOAT, CONTROL = "float", "float, trained on"
@@ -42,6 +43,8 @@ class Run:
         self.samples = self.x[np.linspace(0, count - 1, 300).round().astype(int)]
         self.seed, self.epochs = seed, 1 if quick else 2
         self.steps = self.epochs * math.ceil(count / BATCH)
+        # tfmot prunes at whole multiples of its frequency only: the last one is the end.
+        self.pruned_at = self.steps // 2 // FREQUENCY * FREQUENCY
         keras.utils.set_random_seed(seed)
         self.source = tfc.models.mobilenet_small((28, 28, 1), 10)
         for rate, epochs in ((2e-3, 1),) if quick else ((2e-3, 4), (3e-4, 2)):
@@ -131,7 +134,7 @@ def measure(run: Run) -> list[dict[str, Any]]:
 
 
 def all_three(run: Run, per_channel: bool) -> keras.Model:
-    schedule = tfc.PolynomialDecay(0.0, SPARSITY, 0, run.steps // 2, frequency=20)
+    schedule = tfc.PolynomialDecay(0.0, SPARSITY, 0, run.pruned_at, frequency=FREQUENCY)
     model = run.fit(run.copy(), RATE, [tfc.PruningCallback(schedule)])
     model = run.fit(tfc.cluster(model, CLUSTERS[0], per_channel=per_channel), FINE_RATE)
     qmodel = tfc.quantize_aware(
@@ -141,7 +144,7 @@ def all_three(run: Run, per_channel: bool) -> keras.Model:
 
 
 def all_three_tfmot(run: Run) -> Any:
-    schedule = tfmot.polynomial(0.0, SPARSITY, run.steps // 2, 20)
+    schedule = tfmot.polynomial(0.0, SPARSITY, run.pruned_at, FREQUENCY)
     pruned = tfmot.wrap_layers(run.peer(), schedule, CLUSTERED)
     model = tfmot.strip(run.fit(pruned, RATE, [tfmot.callback()]))
     model = run.fit(tfmot.cluster(model, CLUSTERS[0], CLUSTERED, zeros=True), FINE_RATE)

@@ -144,6 +144,9 @@ def cluster(model: Any, number: int, classes: tuple[str, ...], zeros: bool = Fal
     """The model with layers of these classes clustered, as tfmot's guides do it."""
     import tf_keras
     from tensorflow_model_optimization.clustering import keras as clustering
+    from tensorflow_model_optimization.python.core.clustering.keras.experimental import (
+        cluster as experimental,
+    )
 
     options: dict[str, Any] = {
         "number_of_clusters": number,
@@ -151,7 +154,7 @@ def cluster(model: Any, number: int, classes: tuple[str, ...], zeros: bool = Fal
     }
     wrap_weights = clustering.cluster_weights
     if zeros:
-        wrap_weights, options["preserve_sparsity"] = clustering.experimental.cluster_weights, True
+        wrap_weights, options["preserve_sparsity"] = experimental.cluster_weights, True
     return tf_keras.models.clone_model(
         model,
         clone_function=lambda layer: (
