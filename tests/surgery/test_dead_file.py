@@ -125,3 +125,16 @@ def test_several_graphs_are_left():
 def test_bad_files(content):
     with pytest.raises(tfc.CorruptFileError):
         tfc.remove_dead(content)
+
+
+def test_a_file_that_declares_gigabytes_is_refused_at_once():
+    from tfcompress.runtime.packing import opened, packed
+
+    model = opened(tfc.convert(scramble(chain((8,), layers.Dense(4)))).content)
+    for tensor in model.subgraphs[0].tensors:
+        if len(tensor.shape) and tensor.shape[0] == 1:
+            tensor.shape = np.array([40_000_000, *tensor.shape[1:]], np.int32)
+    content = packed(model)
+    for call in (tfc.remove_dead, tfc.benchmark):
+        with pytest.raises((tfc.CorruptFileError, tfc.DeviceError), match="."):
+            call(tfc.TFLiteModel(content))

@@ -242,11 +242,35 @@ def test_forms_of_data():
             np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("data", [np.ones((4, 3)), np.zeros((0, 8)), 3, [np.ones((4, 8))] * 2])
+BAD = [np.ones((4, 3)), np.zeros((0, 8)), 3, [np.ones((4, 8))] * 2]
+BAD += [np.full((4, 8), np.nan), np.ones((4, 8, 1)), np.ones(8)]
+
+
+@pytest.mark.parametrize("data", BAD)
 def test_data_that_does_not_fit(data):
     model = scramble(chain((8,), L.Dense(16, activation="relu"), L.Dense(2)))
     with pytest.raises(DataError, match="Received"):
         tfc.shrink(model, 0.5, data=data, round_to=1)
+
+
+def test_numbers_that_overflow_leave_no_trace():
+    model = scramble(chain((8,), L.Dense(16), L.BatchNormalization(), L.ReLU(), L.Dense(2)))
+    try:
+        smaller = tfc.shrink(model, 0.5, data=examples(model, 20) * 1e38, round_to=1)
+    except DataError:
+        return
+    assert all(np.isfinite(w).all() for w in smaller.get_weights())
+
+
+@pytest.mark.parametrize("data", [np.ones(1), np.full(1, np.nan)])
+def test_images_that_do_not_fit(data):
+    model = scramble(
+        chain((8, 8, 3), L.Conv2D(8, 3), L.ReLU(), L.Conv2D(8, 3), L.Flatten(), L.Dense(2))
+    )
+    images = np.broadcast_to(data.ravel()[0], (4, 8, 6 if np.isfinite(data).all() else 8, 3))
+    for verb in (tfc.separate, tfc.factorize):
+        with pytest.raises(DataError, match="Received"):
+            verb(model, data=images)
 
 
 def deep():

@@ -27,7 +27,7 @@ from tfcompress.deploy.operator_times import OperatorTime, operator_times
 from tfcompress.deploy.timing_worker import make_inputs
 from tfcompress.errors import ConfigError, CorruptFileError, DeviceError
 from tfcompress.files import write_json
-from tfcompress.runtime import adapter, gpu
+from tfcompress.runtime import adapter, gpu, proof
 from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.isolation import child_environment, python_command
 from tfcompress.runtime.layer_names import LayerNames
@@ -352,7 +352,10 @@ def benchmark(
         workers: list[_Worker] = []
         try:
             for number, model in enumerate(models):
-                data = _write_inputs(model, inputs, os.path.join(folder, f"{number}.npz"))
+                refused = {n: _refusal(model, runtime, n) for n in backends if n != adapter.GPU}
+                data = os.path.join(folder, f"{number}.npz")
+                if not all(refused.values()) or adapter.GPU in backends:
+                    _write_inputs(model, inputs, data)
                 file = os.path.join(folder, f"{number}.tflite")
                 Path(file).write_bytes(model.content)
                 for name in backends:
@@ -361,6 +364,7 @@ def benchmark(
                             worker = _Worker(model.name, name, count)
                             workers.append(worker)
                             worker.model, worker.fp16 = model, half
+                            worker.error = refused.get(name, "")
                             if name == "xnnpack" and not half:
                                 worker.cache = _cache_file(weight_cache, folder, model)
                             if name == adapter.GPU:  # proves the file too, before it is loaded
@@ -479,7 +483,23 @@ def load_models(paths: Any) -> list[TFLiteModel]:
     return models
 
 
-def _write_inputs(model: TFLiteModel, inputs: Any, path: str) -> str:
+def _refusal(model: TFLiteModel, runtime: str, backend: str) -> str:
+    """Why a runtime cannot run a sound file; "" where it can.
+
+    This is tried out in a child process of limited memory, before inputs of the declared sizes are
+    made here.
+
+    Raises:
+        CorruptFileError: the file is not sound.
+    """
+    try:
+        proof.prove(model.content, runtime=runtime, backend=backend)
+    except DeviceError as error:
+        return str(error)
+    return ""
+
+
+def _write_inputs(model: TFLiteModel, inputs: Any, path: str) -> None:
     infos = input_infos(model.parsed)
     if inputs is None:
         values = make_inputs(infos)
@@ -490,7 +510,6 @@ def _write_inputs(model: TFLiteModel, inputs: Any, path: str) -> str:
             rows = np.arange(info.shape[0] if info.shape else 1) % max(count, 1)
             values.append(quantize(array[rows], info).reshape(info.shape))
     np.savez(path, *values)
-    return path
 
 
 class _Worker:

@@ -8,6 +8,7 @@ import numpy as np
 
 from tfcompress.errors import VerificationError
 from tfcompress.report import CompressionReport
+from tfcompress.runtime import proof
 from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.exposure import stored_values
 from tfcompress.runtime.layer_names import LayerNames
@@ -26,8 +27,10 @@ def remove_dead_of_file(tflite: TFLiteModel) -> TFLiteModel:
 
     Raises:
         VerificationError: the smaller file does not compute what the file did; it is not given out.
+        CorruptFileError: the file is damaged, or asks for more memory than any honest one.
         DeviceError: no package that can write the format is installed.
     """
+    proof.prove(tflite.content)  # before inputs of the declared sizes are made
     report = CompressionReport("remove_dead")
     widths: dict[int, list[int]] = {}
     smaller = tflite
@@ -62,7 +65,7 @@ def _inputs(tflite: TFLiteModel, seed: int) -> list[np.ndarray]:
     for info in input_infos(tflite.parsed):
         shape = (RUNS, *info.shape)
         if info.dtype.kind == "f":
-            found.append(generator.normal(0, 1, shape).astype(info.dtype))
+            found.append(generator.standard_normal(shape, np.float32).astype(info.dtype))
         elif info.scale:
             limits = np.iinfo(info.dtype)
             found.append(generator.integers(limits.min, limits.max + 1, shape, info.dtype))

@@ -163,11 +163,28 @@ def _gather(model: keras.Model, flow: Flow, data: Any) -> list[np.ndarray]:
                 f"`data` must have the {len(flow.input_values)} inputs of the model. Received: "
                 f"{len(flat)}"
             )
+        for array, value in zip(flat, flow.input_values, strict=True):
+            _check(array, value)
         batches.append(flat)
         seen += len(flat[0])
         if seen >= count:
             break
     return [np.concatenate(arrays)[:count] for arrays in zip(*batches, strict=True)]
+
+
+def _check(array: np.ndarray, value: Value) -> None:
+    """Raises a DataError where examples do not fit an input, or are not finite."""
+    wanted = value.shape[1:]
+    fits = len(array.shape) == len(value.shape) and all(
+        size in (None, n) for size, n in zip(wanted, array.shape[1:], strict=True)
+    )
+    if not fits or not len(array):
+        raise DataError(
+            f"`data` must hold examples of shape {wanted}, in batches. Received: an array of shape "
+            f"{array.shape}"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError("`data` must be finite. Received: NaN or infinity")
 
 
 @dataclass(frozen=True)
@@ -196,6 +213,8 @@ class _Fit:
         known = variance_old > 0
         ratio = np.where(known, variance / np.where(known, variance_old, 1), 1)
         off = np.abs(mean - mean_old) / (np.sqrt(variance_old) + np.abs(mean_old) + 1e-30)
+        if not np.isfinite([off, ratio]).all():
+            raise ArithmeticError("values overflow")
         if off.max() <= ROUNDING and np.abs(ratio - 1).max() <= 10 * ROUNDING:
             return False
         # So that mean and spread of what it gives, epsilon included, are those that they were.
@@ -269,6 +288,8 @@ class _Sums:
         """(features, outputs) to add to the weights; None where nothing is missed, or to be had."""
         from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+        if not np.isfinite([self._missed, self._power]).all():
+            raise ArithmeticError("values overflow")
         if not self._count or self._missed <= ROUNDING**2 * self._power:
             return None
         gram, cross = self._gram, self._cross
