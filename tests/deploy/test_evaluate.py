@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import keras
 import numpy as np
@@ -295,6 +296,44 @@ def test_kept_predictions_of_another_file_or_data_or_damaged_ones_are_not_taken(
     np.testing.assert_array_equal(outputs(file, (x, y)), scores[:100])
 
 
+def test_a_kept_part_that_is_not_as_it_was_written_is_made_again(scored, tmp_path):
+    file, x, y, scores = scored
+    x, y, scores, found = x[:50], y[:50], scores[:50], []
+
+    def outputs(_, out):
+        found.append(out)
+        return 0
+
+    def run():
+        tfc.evaluate(file, (x, y), metrics=outputs, resume=tmp_path)
+        return found.pop()
+
+    np.testing.assert_array_equal(run(), scores)
+    (path,) = tmp_path.iterdir()
+    with np.load(path) as arrays:
+        written = dict(arrays)
+    (name,) = (n for n, array in written.items() if array.shape == scores.shape)
+    for other in (
+        scores[:, :9],
+        scores[:49],
+        np.concatenate([scores, scores]),
+        scores.astype("float64"),
+        scores + 1,
+        scores.astype("S8"),
+    ):
+        np.savez(path, **{**written, name: other})
+        again = run()
+        np.testing.assert_array_equal(again, scores)
+        assert again.dtype == scores.dtype
+    np.savez(path, **{name: scores})
+    np.testing.assert_array_equal(run(), scores)
+    for content in (b"no array", b"", b"\x93NUMPY\x01\x00\x06\x00{[(\xff'\n", b"\x93NUMPY\x09"):
+        with zipfile.ZipFile(path, "w") as archive:
+            for member in written:
+                archive.writestr(f"{member}.npy", content)
+        np.testing.assert_array_equal(run(), scores)
+
+
 def test_a_dead_worker_is_an_exception(scored, monkeypatch):
     file, x, y, _ = scored
     from tfcompress.deploy import prediction_workers
@@ -340,6 +379,8 @@ def test_errors(scored, binary):
         ((x[:20, :14], y[:20]), "Received"),
         ((np.full_like(x[:20], np.nan), y[:20]), "finite"),
         (iter([]), "at least one"),
+        ((x[:0], y[:0]), "at least one"),
+        ([(x[:0], y[:0])] * 2, "at least one"),
         ("data.npz", "not a path"),
         (None, "not a path"),
     ]:
@@ -376,6 +417,9 @@ def test_command(capsys, scored, int8_file, tmp_path):
     assert main([*arguments, "--require", "f1>=0.5"]) == 2
     assert main([*arguments, "--require", "accuracy"]) == 2
     assert main([*arguments, "--metrics", "acuracy"]) == 2
+    np.savez(tmp_path / "d.npz", x=x[:0], y=y[:0])
+    assert main([*arguments, "--require", "accuracy>=0"]) == 3
+    assert "at least one example" in capsys.readouterr().err
     np.savez(tmp_path / "d.npz", x=x)
     assert main(arguments) == 3
     assert "labels" in capsys.readouterr().err

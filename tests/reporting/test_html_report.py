@@ -273,6 +273,13 @@ def test_what_is_missing_is_told(int8_file, tmp_path, data):
     assert "time of each layer" in text and "not asked for" in text
 
 
+def test_data_without_examples_is_not_said_to_be_measured(float_file, tmp_path, data):
+    for number, empty in enumerate([(data[0][:0], data[1][:0]), []]):
+        path = tfc.html_report(float_file, empty, path=tmp_path / f"{number}.html", runs=1)
+        text = path.read_text()
+        assert "everything was measured" not in text and "at least one example" in text
+
+
 def test_errors(int8_file, tmp_path, data, report):
     with pytest.raises(tfc.ConfigError, match="exists"):
         tfc.html_report(int8_file, path=report)

@@ -168,7 +168,7 @@ def _add_figures(
         row.skipped.append(Skipped("accuracy", "no data was given", "Give labelled data."))
         return
     try:
-        next(labelled(data, input_specs(file), ordered=file.input_order is not None))
+        next(labelled(data, input_specs(file), ordered=file.input_order is not None), None)
     except DataError:
         try:
             gather(data, input_specs(file), 1)
