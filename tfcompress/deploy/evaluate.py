@@ -242,9 +242,10 @@ class _Scores:
         self._model, self._options = model, options
         self._metrics: dict[str, Metrics] = {}
         self._several = False
-        for names in self._wanted.values() if self._wanted is not None else [self._common]:
-            Metrics([names] if isinstance(names, str) or callable(names) else names)  # a check
-            if not names:
+        for names in [self._common] if self._wanted is None else self._wanted.values() or [()]:
+            listed = [names] if isinstance(names, str) or callable(names) else names
+            Metrics(listed, **options)  # a check, before anything runs
+            if not listed:
                 raise ConfigError("`metrics` must name at least one. Received: none")
 
     def add(self, labels: dict[str, list[Any]], outputs: Arrays) -> None:
