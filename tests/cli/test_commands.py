@@ -131,6 +131,7 @@ def test_convert_errors(capsys, keras_file, tmp_path):
         ("--precision", "int8"): (3, "representative_data"),
         ("--precision", "int8", "--data", "no.npz"): (2, "No such file"),
         ("--out", str(tmp_path / "x.tflite"), "--precision", "fp32,fp16"): (2, "folder"),
+        ("--target", "tensorrt"): (2, "--to onnx"),
     }
     for arguments, (code, message) in cases.items():
         assert main(["convert", str(keras_file), *arguments]) == code, arguments
