@@ -50,6 +50,18 @@ def test_failures_exit_with_3(capsys, tmp_path):
     assert "tfcompress benchmark:" in capsys.readouterr().err
 
 
+def test_a_defect_of_ours_exits_with_3_and_not_with_1(capsys, monkeypatch, float_file):
+    def broken(*_, **__):
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr("tfcompress.deploy.inspection.inspect", broken)
+    assert main(["inspect", str(float_file)]) == 3
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "ZeroDivisionError: ours" in said
+    assert said.splitlines()[-1].startswith("tfcompress inspect: unexpected ZeroDivisionError.")
+    assert "defect" in said.splitlines()[-1] and "report" in said.splitlines()[-1]
+
+
 def test_benchmark_table_json_and_file(capsys, float_file, int8_file, tmp_path):
     out = tmp_path / "report.json"
     files = [str(float_file), str(int8_file)]
@@ -119,6 +131,7 @@ def test_convert_errors(capsys, keras_file, tmp_path):
         ("--precision", "int8"): (3, "representative_data"),
         ("--precision", "int8", "--data", "no.npz"): (2, "No such file"),
         ("--out", str(tmp_path / "x.tflite"), "--precision", "fp32,fp16"): (2, "folder"),
+        ("--target", "tensorrt"): (2, "--to onnx"),
     }
     for arguments, (code, message) in cases.items():
         assert main(["convert", str(keras_file), *arguments]) == code, arguments

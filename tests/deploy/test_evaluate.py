@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import keras
 import numpy as np
@@ -295,6 +296,44 @@ def test_kept_predictions_of_another_file_or_data_or_damaged_ones_are_not_taken(
     np.testing.assert_array_equal(outputs(file, (x, y)), scores[:100])
 
 
+def test_a_kept_part_that_is_not_as_it_was_written_is_made_again(scored, tmp_path):
+    file, x, y, scores = scored
+    x, y, scores, found = x[:50], y[:50], scores[:50], []
+
+    def outputs(_, out):
+        found.append(out)
+        return 0
+
+    def run():
+        tfc.evaluate(file, (x, y), metrics=outputs, resume=tmp_path)
+        return found.pop()
+
+    np.testing.assert_array_equal(run(), scores)
+    (path,) = tmp_path.iterdir()
+    with np.load(path) as arrays:
+        written = dict(arrays)
+    (name,) = (n for n, array in written.items() if array.shape == scores.shape)
+    for other in (
+        scores[:, :9],
+        scores[:49],
+        np.concatenate([scores, scores]),
+        scores.astype("float64"),
+        scores + 1,
+        scores.astype("S8"),
+    ):
+        np.savez(path, **{**written, name: other})
+        again = run()
+        np.testing.assert_array_equal(again, scores)
+        assert again.dtype == scores.dtype
+    np.savez(path, **{name: scores})
+    np.testing.assert_array_equal(run(), scores)
+    for content in (b"no array", b"", b"\x93NUMPY\x01\x00\x06\x00{[(\xff'\n", b"\x93NUMPY\x09"):
+        with zipfile.ZipFile(path, "w") as archive:
+            for member in written:
+                archive.writestr(f"{member}.npy", content)
+        np.testing.assert_array_equal(run(), scores)
+
+
 def test_a_dead_worker_is_an_exception(scored, monkeypatch):
     file, x, y, _ = scored
     from tfcompress.deploy import prediction_workers
@@ -325,6 +364,15 @@ def test_errors(scored, binary):
         ({"backend": "npu"}, tfc.ConfigError, "npu"),
         ({"resume": file}, tfc.ConfigError, "folder"),
         ({"metrics": lambda a, b: "much"}, tfc.DataError, "one number"),
+        ({"metrics": lambda a, b: {}["key"]}, tfc.DataError, "<lambda>.*KeyError: 'key'"),
+        ({"metrics": lambda a, b: 1 / 0}, tfc.DataError, "<lambda>.*ZeroDivisionError"),
+        ({"metrics": None}, tfc.ConfigError, "Received: None"),
+        ({"metrics": {}}, tfc.ConfigError, "at least one"),
+        ({"metrics": {"scores": None}}, tfc.ConfigError, "Received: None"),
+        ({"threshold": "a"}, tfc.ConfigError, "Received: 'a'"),
+        ({"threshold": float("nan")}, tfc.ConfigError, "Received: nan"),
+        ({"ignore_label": 0.5}, tfc.ConfigError, r"Received: 0\.5"),
+        ({"decode": "text"}, tfc.ConfigError, "Received: 'text'"),
     ]
     for options, error, text in cases:
         with pytest.raises(error, match=text):
@@ -335,11 +383,15 @@ def test_errors(scored, binary):
         ((x[:20], y[:20] + 5), "0 to 9"),
         ((x[:20], np.eye(9)[: 20 % 9]), "Received"),
         ((x[:20], np.ones((20, 10))), "one class for each"),
+        ((x[:20], np.full((20, 10), 0.1)), "one class for each"),
+        ((x[:20], np.eye(10)[y[:20]] * 0.9 + 0.01), "one class for each"),
         ((x[:20], y[:20] + 0.5), "whole numbers"),
         ((x[:20], ["cat"] * 20), "numbers"),
         ((x[:20, :14], y[:20]), "Received"),
         ((np.full_like(x[:20], np.nan), y[:20]), "finite"),
         (iter([]), "at least one"),
+        ((x[:0], y[:0]), "at least one"),
+        ([(x[:0], y[:0])] * 2, "at least one"),
         ("data.npz", "not a path"),
         (None, "not a path"),
     ]:
@@ -376,6 +428,42 @@ def test_command(capsys, scored, int8_file, tmp_path):
     assert main([*arguments, "--require", "f1>=0.5"]) == 2
     assert main([*arguments, "--require", "accuracy"]) == 2
     assert main([*arguments, "--metrics", "acuracy"]) == 2
+    capsys.readouterr()
+    assert main([*arguments, "--metrics", "accuracy, top_3", "--json"]) == 0
+    assert {"accuracy", "top_3"} < set(json.loads(capsys.readouterr().out)[0])
+    np.savez(tmp_path / "d.npz", x=x[:0], y=y[:0])
+    assert main([*arguments, "--require", "accuracy>=0"]) == 3
+    assert "at least one example" in capsys.readouterr().err
     np.savez(tmp_path / "d.npz", x=x)
     assert main(arguments) == 3
     assert "labels" in capsys.readouterr().err
+
+
+def test_command_takes_decode_from_the_current_folder(two_outputs, capsys, tmp_path, monkeypatch):
+    model, x, _, out = two_outputs
+    model.save(tmp_path / "m.tflite")
+    ids = out["tokens"].argmax(-1)
+    texts = [" ".join(f"w{i}" for i in row) for row in ids]
+    np.savez(tmp_path / "d.npz", **x, tokens=np.array(texts))
+    (tmp_path / "my_decode.py").write_text(
+        "number = 3\n"
+        "def decode(ids):\n    return ' '.join(f'w{i}' for i in ids)\n"
+        "def broken(ids):\n    raise LookupError('no such id')\n"
+    )
+    (tmp_path / "my_broken.py").write_text("1 / 0\n")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.chdir(tmp_path)
+    arguments = ["evaluate", "m.tflite", "--data", "d.npz", "--metrics", "bleu", "--json"]
+    assert main([*arguments, "--decode", "my_decode:decode"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["tokens_bleu"] == pytest.approx(100)
+    assert main([*arguments, "--decode", "my_decode:broken"]) == 3
+    assert "LookupError: no such id" in capsys.readouterr().err
+    for name in (
+        "my_decode:none",
+        "my_decode:number",
+        "my_broken:decode",
+        "no_such:f",
+        "my_decode",
+    ):
+        assert main([*arguments, "--decode", name]) == 2
+        assert name in capsys.readouterr().err

@@ -273,6 +273,13 @@ def test_what_is_missing_is_told(int8_file, tmp_path, data):
     assert "time of each layer" in text and "not asked for" in text
 
 
+def test_data_without_examples_is_not_said_to_be_measured(float_file, tmp_path, data):
+    for number, empty in enumerate([(data[0][:0], data[1][:0]), []]):
+        path = tfc.html_report(float_file, empty, path=tmp_path / f"{number}.html", runs=1)
+        text = path.read_text()
+        assert "everything was measured" not in text and "at least one example" in text
+
+
 def test_errors(int8_file, tmp_path, data, report):
     with pytest.raises(tfc.ConfigError, match="exists"):
         tfc.html_report(int8_file, path=report)
@@ -299,10 +306,48 @@ def test_command(int8_file, data, tmp_path, capsys, monkeypatch):
     arguments += ["--no-layer-times", "--out", str(tmp_path / "r.html")]
     monkeypatch.setattr("sys.argv", ["tfcompress", *arguments])
     assert main([*arguments, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["path"] == str(tmp_path / "r.html")
+    found, said = capsys.readouterr()
+    assert json.loads(found)["path"] == str(tmp_path / "r.html")
+    skipped = {entry["what"]: entry for entry in json.loads(found)["skipped"]}
+    assert not skipped["time of each layer"]["asked"], "so it exits with 0"
+    name = int8_file.stem
+    assert f"skipped: {name}: time of each layer: not asked for" in said.splitlines()
     text = (tmp_path / "r.html").read_text()
     assert f"tfcompress report {int8_file}" in text and "accuracy by size, kB" in text
     assert main(arguments) == 2, "an existing file is not replaced unasked"
+
+
+def test_command_says_what_failed(int8_file, data, tmp_path, capsys, monkeypatch):
+    labelled, broken = tmp_path / "d.npz", tmp_path / "broken.tflite"
+    np.savez(labelled, x=data[0], y=data[1])
+    broken.write_bytes(int8_file.read_bytes()[:-400])
+    common = ["--data", str(labelled), "--runs", "1", "--no-layer-times", "--overwrite"]
+    common += ["--out", str(tmp_path / "r.html"), "--json"]
+
+    def report(*models):
+        code = main(["report", *map(str, models), *common])
+        out, said = capsys.readouterr()
+        asked = [entry for entry in json.loads(out)["skipped"] if entry["asked"]]
+        return code, [(entry["model"], entry["what"]) for entry in asked], said
+
+    code, asked, said = report(broken, int8_file)
+    assert (code, asked) == (1, [("", str(broken))])
+    assert f"skipped: {broken}: " in said
+    np.savez(labelled, x=data[0], y=data[1] + 20)
+    code, asked, said = report(int8_file)
+    assert (code, asked) == (1, [(int8_file.stem, "accuracy")])
+    assert f"skipped: {int8_file.stem}: accuracy: Labels must be from 0 to 9" in said
+    np.savez(labelled, x=data[0])
+    assert report(int8_file)[:2] == (0, []), "inputs alone ask for no accuracy"
+
+    def fails(*_, **__):
+        raise tfc.DeviceError("no clock")
+
+    monkeypatch.setattr("tfcompress.reporting.collect.benchmark", fails)
+    assert report(int8_file)[:2] == (1, [(int8_file.stem, "latency")])
+    for backend in ("gpu", "npu"):
+        assert main(["report", str(int8_file), *common, "--backend", backend]) == 2
+        assert f"Received: '{backend}'" in capsys.readouterr().err
 
 
 def test_pareto_front_is_that_of_comparing_all():

@@ -102,6 +102,13 @@ def test_counts_of_devices_add_up(watched_file, images, tmp_path):
     other = tfc.TFLiteModel(tfc.watch_baseline(watched_file, images[0][:120]).content)
     with pytest.raises(tfc.ConfigError, match="same file"):
         one.watched.merge(other.watched)
+    last = list(theirs["tensors"])[-1]
+    damaged = json.loads(path.read_text())
+    del damaged["tensors"][last]["bins"]
+    for wrong in (None, [1], damaged, {"file": ours["file"]}, {**ours, "tensors": {"other": {}}}):
+        with pytest.raises(tfc.ConfigError, match="Received"):
+            one.watched.merge(wrong)
+    assert one.watched.to_dict() == ours, "nothing of it was added"
 
 
 def test_probability_is_scipys():

@@ -72,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     device.add_argument(
         "--dry-run", action="store_true", help="print the commands; needs neither adb nor a device"
     )
-    parser.add_argument("--out", help="file for the report as JSON")
+    parser.add_argument(
+        "--out", help="file for the report as JSON, or with --dry-run for the commands"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
 
 
@@ -80,7 +82,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
     from tfcompress.deploy.android import run as android
     from tfcompress.deploy.benchmark import benchmark
-    from tfcompress.files import check_writable
+    from tfcompress.files import check_writable, write_json
 
     try:
         threads = [int(count) for count in options.threads.split(",")]
@@ -103,14 +105,16 @@ def run(options: argparse.Namespace, console: Console) -> int:
         "gpu_backend": options.gpu_backend,
         "require_full_delegation": options.require_full_delegation,
     }
+    if options.out:
+        check_writable(options.out, overwrite=options.overwrite)
     if options.dry_run:
         lines = android.commands_of(options.models, backends, **arguments)
         for line in lines:
             console.say(line)
         console.result({"commands": lines})
+        if options.out:
+            write_json(options.out, {"commands": lines})
         return 0
-    if options.out:
-        check_writable(options.out, overwrite=options.overwrite)
     with console.progress() as progress:
         progress.start("measuring")
         report = benchmark(

@@ -58,6 +58,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
     if options.to == "onnx":
         return _to_onnx(options, console)
+    if options.target != "onnxruntime":
+        raise ConfigError(
+            "--target is for ONNX: give --to onnx too, or inspect the .tflite file for a target. "
+            f"Received: {options.target!r}"
+        )
     names = [name.strip() for name in options.precision.split(",") if name.strip()]
     unknown = [name for name in names if name not in PRECISIONS]
     if unknown or not names:

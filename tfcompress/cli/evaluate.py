@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import operator
+import os
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -76,7 +78,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
             figures = evaluate(
                 model,
                 load_labelled(options.data, [info.name for info in infos], size),
-                metrics=options.metrics.split(","),
+                metrics=[name.strip() for name in options.metrics.split(",")],
                 workers=options.workers,
                 batch=options.batch,
                 limit=options.limit,
@@ -123,9 +125,15 @@ def _condition(text: str) -> Callable[[dict[str, Any]], bool]:
 
 def _function(name: str) -> Any:
     module, _, function = name.partition(":")
+    # As with `python -m`; it stays, for what the function itself may import when it is called.
+    sys.path.insert(0, os.getcwd())
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = getattr(importlib.import_module(module), function)
+    except Exception as error:  # a module may raise anything while it is imported
         raise ConfigError(
-            f"--decode takes MODULE:FUNCTION that Python can import. Received: {name!r} ({error})"
+            "--decode takes MODULE:FUNCTION that Python can import, from the current folder too. "
+            f"Received: {name!r} ({type(error).__name__}: {error})"
         ) from error
+    if not callable(found):
+        raise ConfigError(f"--decode takes a function. Received: {name!r}, {type(found).__name__}")
+    return found

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import tfcompress
@@ -72,6 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:  # 1, Python's own code for it, says that a condition is not met
+        traceback.print_exc()
+        print(
+            f"tfcompress {options.command}: unexpected {type(error).__name__}. This is a defect of "
+            "tfcompress: please report it with the lines above.",
+            file=sys.stderr,
+        )
         return FAILED
     return code
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from tfcompress.cli.console import Console
-from tfcompress.errors import DataError
+from tfcompress.errors import CompressError, DataError
 
 HELP = "write an HTML page about models: accuracy, size, latency, layers"
 DESCRIPTION = (
     "Measures models and writes one HTML page that loads nothing from elsewhere: a plot and a "
     "table of accuracy, size and latency, each layer's weights, ranges, zeros, quantization error "
-    "and time, histograms, what was skipped and why, and how to make it again."
+    "and time, histograms, what was skipped and why, and how to make it again. Exits with 1 where "
+    "a model could not be read, or accuracy or latency is missing though asked for."
 )
 
 
@@ -43,17 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
-    from tfcompress.reporting.html_report import html_report
+    from tfcompress.reporting.html_report import report_with_findings
 
     with console.progress() as progress:
         progress.start("measuring")
-        path = html_report(
+        path, found = report_with_findings(
             options.models,
             None if options.data is None else _load(options.data, options.models),
             path=options.out,
             overwrite=options.overwrite,
             title=options.title,
-            metrics=options.metrics.split(","),
+            metrics=[name.strip() for name in options.metrics.split(",")],
             workers=options.workers,
             limit=options.limit,
             runs=options.runs,
@@ -62,10 +64,15 @@ def run(options: argparse.Namespace, console: Console) -> int:
             layer_times=not options.no_layer_times,
             command=shlex.join(["tfcompress", *sys.argv[1:]]),
             progress=progress.update,
+            evaluation={},
         )
     console.say(f"wrote {path}")
-    console.result({"path": str(path), "bytes": path.stat().st_size})
-    return 0
+    skipped = []
+    for model, entry in found.all_skipped:
+        print(": ".join(filter(None, ("skipped", model, entry.what, entry.why))), file=sys.stderr)
+        skipped.append({"model": model, **asdict(entry)})
+    console.result({"path": str(path), "bytes": path.stat().st_size, "skipped": skipped})
+    return 1 if any(entry.asked for _, entry in found.all_skipped) else 0
 
 
 def _load(source: str, models: list[str]) -> Any:
@@ -78,7 +85,10 @@ def _load(source: str, models: list[str]) -> Any:
     names, size = [], 96
     for path in models:
         if path.endswith(".tflite"):
-            infos = input_infos(TFLiteModel(path).parsed)
+            try:
+                infos = input_infos(TFLiteModel(path).parsed)
+            except CompressError:
+                continue  # the report says why
             names = [info.name for info in infos]
             size = infos[0].shape[1] if len(infos[0].shape) == 4 else size
             break

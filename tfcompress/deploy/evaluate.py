@@ -7,7 +7,6 @@ import io
 import itertools
 import math
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,9 +26,15 @@ from tfcompress.runtime.model import TFLiteModel, input_infos
 CHUNK = 256  # examples that are handed to a worker, and kept for `resume`, together
 CHUNK_BYTES = 16 << 20  # fewer where they are large
 
+_DIGEST = "digest"  # of a kept part, beside its outputs, which are named "of ..."
 _PASSED_ON = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "CAST")
 _SQUASHED = ("LOGISTIC", "SOFTMAX")
 _LINEAR = ("FULLY_CONNECTED", "CONV_2D", "BATCH_MATMUL", "ADD", "SUB", "MEAN")
+
+_NO_EXAMPLE = (
+    "Data must hold at least one example. Received: none. Note that a generator can be used only "
+    "once: give a function that returns a new one."
+)
 
 Named = Sequence[str | Custom]
 
@@ -121,10 +126,7 @@ def evaluate(
     pairs = labelled(data, specs, ordered=ordered)
     first = next(pairs, None)
     if first is None:
-        raise DataError(
-            "Data must hold at least one example. Received: none. Note that a generator can be "
-            "used only once: give a function that returns a new one."
-        )
+        raise DataError(_NO_EXAMPLE)
     number = parts(data, specs, ordered=ordered)
     total = limit if number is None else number * len(next(iter(first[0].values())))
     chunks = _chunks(itertools.chain([first], pairs), specs, limit)
@@ -151,6 +153,8 @@ def evaluate(
             count += len(next(iter(inputs.values())))
             scores.add(labels, outputs)
             tell(min(count / min(total, limit or total), 1.0) if total else None)
+    if not count:
+        raise DataError(_NO_EXAMPLE)
     return {**scores.results(), "examples": count}
 
 
@@ -238,9 +242,10 @@ class _Scores:
         self._model, self._options = model, options
         self._metrics: dict[str, Metrics] = {}
         self._several = False
-        for names in self._wanted.values() if self._wanted is not None else [self._common]:
-            Metrics([names] if isinstance(names, str) or callable(names) else names)  # a check
-            if not names:
+        for names in [self._common] if self._wanted is None else self._wanted.values() or [()]:
+            listed = [names] if isinstance(names, str) or callable(names) else names
+            Metrics(listed, **options)  # a check, before anything runs
+            if not listed:
                 raise ConfigError("`metrics` must name at least one. Received: none")
 
     def add(self, labels: dict[str, list[Any]], outputs: Arrays) -> None:
@@ -321,23 +326,30 @@ class _Kept:
         self._base = hashlib.sha256(hashlib.sha256(model.content).digest() + about)
 
     def _path(self, inputs: Arrays) -> Path:
+        return self._folder / f"{self._digest(inputs)}.npz"
+
+    def _digest(self, *parts: Arrays) -> str:
         digest = self._base.copy()
-        for name, array in sorted(inputs.items()):
-            digest.update(repr((name, array.dtype.str, array.shape)).encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return self._folder / f"{digest.hexdigest()}.npz"
+        for part in parts:
+            for name, array in sorted(part.items()):
+                digest.update(repr((name, array.dtype.str, array.shape)).encode())
+                digest.update(array.tobytes())
+        return digest.hexdigest()
 
     def read(self, inputs: Arrays) -> Arrays | None:
+        """The outputs that were written for these inputs, as they were; None without them."""
         try:
             with np.load(self._path(inputs), allow_pickle=False) as arrays:
-                return {name.removeprefix("of "): arrays[name] for name in arrays.files}
-        except FileNotFoundError:
+                found = {name: np.asarray(arrays[name]) for name in arrays.files}
+                digest = str(found.pop(_DIGEST))
+        except Exception:  # no file, or a damaged one, on which zip and NumPy raise of all kinds
             return None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-            return None  # damaged: made again
+        outputs = {name.removeprefix("of "): array for name, array in found.items()}
+        return outputs if digest == self._digest(inputs, outputs) else None
 
     def write(self, inputs: Arrays, outputs: Arrays) -> None:
         packed = io.BytesIO()
         kept: dict[str, Any] = {f"of {name}": array for name, array in outputs.items()}
+        kept[_DIGEST] = np.array(self._digest(inputs, outputs))
         np.savez(packed, **kept)
         write_bytes(self._path(inputs), packed.getvalue())

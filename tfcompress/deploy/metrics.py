@@ -6,8 +6,10 @@ keeps per example only what its metrics need, so a result does not depend on the
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from numbers import Integral, Real
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -43,7 +45,7 @@ class Metrics:
         decode: token ids (length,) to text.
 
     Raises:
-        ConfigError: a metric of no known name, or twice.
+        ConfigError: a metric of no known name, or twice; an argument of a wrong type.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Metrics:
         ignore_label: int | None = None,
         decode: Callable[[np.ndarray], str] | None = None,
     ) -> None:
+        _check(metrics, threshold, ignore_label, decode)
         self._views: list[tuple[View, list[str | Custom]]] = []
         groups: dict[str, list[str | Custom]] = {}
         for metric in metrics:
@@ -97,6 +100,22 @@ class Metrics:
             found.update(view.results(members))
         first = {name: found.pop(name) for name in self._order if name in found}
         return {**first, **found}
+
+
+def _check(metrics: Any, threshold: Any, ignore_label: Any, decode: Any) -> None:
+    if not isinstance(metrics, Collection):
+        raise ConfigError(f"`metrics` must be names or functions. Received: {metrics!r}")
+    number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+    if threshold is not None and not (number and math.isfinite(threshold)):
+        raise ConfigError(f"`threshold` must be a finite number or None. Received: {threshold!r}")
+    whole = isinstance(ignore_label, Integral) and not isinstance(ignore_label, bool)
+    if ignore_label is not None and not whole:
+        raise ConfigError(
+            f"`ignore_label` must be a class index, a whole number, or None. Received: "
+            f"{ignore_label!r}"
+        )
+    if decode is not None and not callable(decode):
+        raise ConfigError(f"`decode` must be a function or None. Received: {decode!r}")
 
 
 def name_of(metric: str | Custom) -> str:
@@ -158,10 +177,12 @@ class _Classes:
     def _add_scores(self, true: np.ndarray, scores: np.ndarray) -> None:
         classes = self._classes = scores.shape[-1]
         if true.shape == scores.shape:
-            if (true < 0).any() or not np.allclose(true.sum(-1), 1, atol=1e-3):
+            sums, highest = true.sum(-1), true.max(-1)
+            if (true < 0).any() or not np.allclose([sums, highest], 1, atol=1e-3):
                 raise DataError(
-                    "One-hot labels must name one class for each answer. Received: labels that "
-                    "name none or several. Give a function (y_true, y_pred) -> float as metric."
+                    "One-hot labels must name one class for each answer, with 1 there and 0 "
+                    "elsewhere. Received: labels that name none or several, or shares of them. "
+                    "Give their argmax, or a function (y_true, y_pred) -> float as metric."
                 )
             true = true.argmax(-1)
         elif _fits(true, scores[..., 0]):
@@ -329,7 +350,13 @@ class _Texts:
             )
         if array.dtype.kind not in "biu":
             raise DataError(f"`decode` takes token ids. Received: {array.dtype}")
-        text = self._decode(array)
+        try:
+            text = self._decode(array)
+        except Exception as error:
+            raise DataError(
+                f"`decode` must turn token ids into text. Received: ids {array.tolist()!r:.60}, on "
+                f"which it raised {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(text, str):
             raise DataError(f"`decode` must return text. Received: {text!r:.60}")
         return text
@@ -386,9 +413,10 @@ class _Everything:
             assert callable(metric)
             try:
                 found[name_of(metric)] = float(metric(true, predicted))
-            except (TypeError, ValueError) as error:
+            except Exception as error:  # the function is the user's
                 raise DataError(
                     f"The metric {name_of(metric)!r} must return one number for labels "
-                    f"{true.shape} and outputs {predicted.shape}. It failed: {error}"
+                    f"{true.shape} and outputs {predicted.shape}. It raised "
+                    f"{type(error).__name__}: {error}"
                 ) from error
         return found

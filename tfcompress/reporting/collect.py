@@ -97,7 +97,8 @@ def _read(models: Sequence[Any], found: Findings) -> list[tuple[TFLiteModel, str
         except CompressError as error:
             if len(models) == 1:
                 raise
-            found.skipped.append(Skipped(source or type(item).__name__, str(error)))
+            what = source or type(item).__name__
+            found.skipped.append(Skipped(what, str(error), asked=True))
     if not files:
         reasons = "; ".join(f"{entry.what}: {entry.why}" for entry in found.skipped)
         raise ConfigError(f"No model could be read. Received: {reasons}")
@@ -168,12 +169,13 @@ def _add_figures(
         row.skipped.append(Skipped("accuracy", "no data was given", "Give labelled data."))
         return
     try:
-        next(labelled(data, input_specs(file), ordered=file.input_order is not None))
+        next(labelled(data, input_specs(file), ordered=file.input_order is not None), None)
     except DataError:
         try:
             gather(data, input_specs(file), 1)
         except DataError as error:
-            row.skipped.append(Skipped("accuracy", f"the data does not fit: {error}"))
+            why = f"the data does not fit: {error}"
+            row.skipped.append(Skipped("accuracy", why, asked=True))
         else:
             row.skipped.append(Skipped("accuracy", "the data has no labels", "Give (x, y)."))
         return
@@ -192,7 +194,7 @@ def _add_figures(
     except (CompressError, JobError) as error:
         if isinstance(error, ConfigError) and "metric" in str(error):
             raise
-        row.skipped.append(Skipped("accuracy", str(error)))
+        row.skipped.append(Skipped("accuracy", str(error), asked=True))
 
 
 def _samples(file: TFLiteModel, data: Any) -> dict[str, np.ndarray] | None:
@@ -230,11 +232,11 @@ def _add_latency(
         if isinstance(error, ConfigError):
             raise
         for row in rows:
-            row.skipped.append(Skipped("latency", str(error)))
+            row.skipped.append(Skipped("latency", str(error), asked=True))
         return times
     for number, (row, measured) in enumerate(zip(rows, report.rows, strict=True)):
         if measured.error:
-            row.skipped.append(Skipped("latency", measured.error))
+            row.skipped.append(Skipped("latency", measured.error, asked=True))
             continue
         row.median_ms, row.p10_ms, row.p90_ms = (
             measured.median_ms,

@@ -76,11 +76,13 @@ class Skipped:
         what: the layer, operator or measurement.
         why: the reason.
         remedy: what would help; "" where nothing is known.
+        asked: whether it was asked for: a model of the list, or its accuracy or latency.
     """
 
     what: str
     why: str
     remedy: str = ""
+    asked: bool = False
 
 
 @dataclass
@@ -149,6 +151,12 @@ class Findings:
     versions: dict[str, str] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def all_skipped(self) -> list[tuple[str, Skipped]]:
+        """What was left out, beside the model's name; "" for models that could not be read."""
+        rows = [("", entry) for entry in self.skipped]
+        return rows + [(model.name, entry) for model in self.models for entry in model.skipped]
 
     @property
     def metrics(self) -> list[str]:

@@ -12,7 +12,9 @@ from tfcompress.deploy.metrics import Custom
 from tfcompress.errors import ConfigError
 from tfcompress.files import check_writable, write_bytes
 from tfcompress.reporting.collect import collect
+from tfcompress.reporting.findings import Findings
 from tfcompress.reporting.page.document import page
+from tfcompress.runtime import adapter
 
 
 def html_report(
@@ -74,11 +76,55 @@ def html_report(
 
     Source: SQNR as in `tfcompress.runtime.noise`; times of operators as in `tfc.benchmark`.
     """
+    written, _ = report_with_findings(
+        models,
+        data,
+        path=path,
+        overwrite=overwrite,
+        title=title,
+        metrics=metrics,
+        workers=workers,
+        limit=limit,
+        runs=runs,
+        threads=threads,
+        backend=backend,
+        layer_times=layer_times,
+        command=command,
+        progress=progress,
+        evaluation=evaluation,
+    )
+    return written
+
+
+def report_with_findings(
+    models: Any,
+    data: Any,
+    *,
+    path: str | os.PathLike[str],
+    overwrite: bool,
+    title: str,
+    metrics: Any,
+    workers: int,
+    limit: int | None,
+    runs: int,
+    threads: int,
+    backend: str,
+    layer_times: bool,
+    command: str | None,
+    progress: bool | Callable[[float | None], None],
+    evaluation: Mapping[str, Any],
+) -> tuple[Path, Findings]:
+    """`html_report`, with all that the page says as plain data beside the page's path."""
     target = check_writable(path, overwrite=overwrite)
     items = list(models) if isinstance(models, (list, tuple)) else [models]
     for name, value in (("runs", runs), ("threads", threads)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"`{name}` must be a whole number >= 1. Received: {value!r}")
+    if backend not in adapter.BACKENDS:
+        raise ConfigError(
+            f"`backend` must be one of {adapter.BACKENDS}: a report measures on the processor, "
+            f"tfc.benchmark on a GPU. Received: {backend!r}"
+        )
     with bars.shown(progress is True) as bar:
         bar.start("measuring")
         found = collect(
@@ -96,7 +142,7 @@ def html_report(
             progress=progress if callable(progress) else bar.update,
         )
     found.commands.append(command or _call(items, data, path, metrics, runs, threads, backend))
-    return write_bytes(target, page(found).encode(), overwrite=overwrite)
+    return write_bytes(target, page(found).encode(), overwrite=overwrite), found
 
 
 def _call(

@@ -215,24 +215,47 @@ class Watched:
                 counted, but not tested.
 
         Raises:
-            ConfigError: it is of another file.
+            ConfigError: it is of another file, or no counts at all.
         """
         values = other.to_dict() if isinstance(other, Watched) else other
+        if not isinstance(values, Mapping):
+            raise ConfigError(
+                "`other` must be what a model has watched, or its to_dict(). Received: "
+                f"{type(other).__name__}"
+            )
         if values.get("file") != self._file:
             raise ConfigError(
                 "Only counts of the same file can be merged. Received: counts of "
                 f"{values.get('file')!r} for {self._file!r}"
             )
         self._add_up()
-        for name in ("examples", "windows", "alarms"):
-            setattr(self, name, getattr(self, name) + values[name])
-        for key, found in values["tensors"].items():
-            self._hits[key] += np.asarray(found["hits"], np.int64)
-            self._values[key] += found["values"]
-            self._bins[key] += np.asarray(found["bins"], np.int64)
-            if found["last"] is not None:
-                mine = self._last.get(key, [1.0, 1.0])
-                self._last[key] = [min(a, b) for a, b in zip(mine, found["last"], strict=True)]
+        try:  # all of it, or nothing
+            totals = {n: getattr(self, n) + values[n] for n in ("examples", "windows", "alarms")}
+            tensors = [(key, self._with(key, found)) for key, found in values["tensors"].items()]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(
+                "`other` must be as to_dict() gives it. Received: counts that are damaged "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        for name, total in totals.items():
+            setattr(self, name, total)
+        for key, (hits, count, bins, last) in tensors:
+            self._hits[key], self._values[key], self._bins[key] = hits, count, bins
+            if last is not None:
+                self._last[key] = last
+
+    def _with(self, key: str, found: Mapping[str, Any]) -> tuple[Any, int, Any, Any]:
+        """A tensor's counts with those of another device added."""
+        last = found["last"]
+        if last is not None:
+            mine = self._last.get(key, [1.0, 1.0])
+            last = [min(a, b) for a, b in zip(mine, last, strict=True)]
+        return (
+            self._hits[key] + np.asarray(found["hits"], np.int64),
+            self._values[key] + found["values"],
+            self._bins[key] + np.asarray(found["bins"], np.int64),
+            last,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and `merge`."""

@@ -1,5 +1,6 @@
 """A device that is recorded: a stand-in adb that prints what the real one and the program do."""
 
+import json
 import os
 import re
 import shlex
@@ -363,6 +364,15 @@ def test_dry_run_prints_what_would_be_run(phone, binary, tiny, capsys, monkeypat
 
     assert [alike(words) for words in printed] == [alike(words) for words in done]
     assert printed[0] == ["adb", "devices"]
+
+
+def test_dry_run_writes_its_commands_where_asked(tiny, capsys, tmp_path):
+    out = tmp_path / "commands.json"
+    arguments = ["benchmark", str(tiny[0]), "--android", "--dry-run", "--out", str(out)]
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert json.loads(out.read_text()) == found and found["commands"]
+    assert main(arguments) == 2, "an existing file is not replaced unasked"
 
 
 def test_dry_run_of_the_other_program_needs_nothing(tiny, capsys, monkeypatch):
