@@ -1,8 +1,10 @@
 """The GPU's rows of the capability table: what LiteRT's WebGPU accelerator takes.
 
 int8 and uint8 graphs are taken as well: they are computed in float, so results may be off by a
-step or two. Tensors have at most 4 dimensions and fixed shapes; int64 is nowhere taken. What the
-table asks for is not all that can go wrong: `hazards` tell what is taken and computed wrongly.
+step or two. Tensors have at most 4 dimensions; int64 is nowhere taken. Axes that the file leaves
+open have the size it is stored with, 1; where sizes are computed at run time the file does not
+load. What the table asks for is not all that can go wrong: `hazards` tell what is taken and
+computed wrongly.
 
 Source: every row, form and condition is measured on LiteRT 2.3.0 by the tests, on a software
 Vulkan driver; what is taken does not depend on the driver.
@@ -36,7 +38,6 @@ _NUMBERS: Final = (*_REAL, "int16", "int32")
 _ANY: Final = (*_NUMBERS, "bool")
 _TYPES: Final = ("float32", "float16", "int8", "uint8", "int16", "int32", "bool")
 _REMEDY: Final = "Compute in float or int8, with int32 for indices; the GPU has no int64."
-_WHOLE: Final = (on.STATIC, on.RANKS)
 
 
 def _row(
@@ -52,7 +53,7 @@ def _row(
     return Capability(
         operator,
         forms,
-        (*_WHOLE, *conditions) if forms else (),
+        (on.RANKS, *conditions, on.STATIC) if forms else (),
         remedy,
         activations,
         weights,
