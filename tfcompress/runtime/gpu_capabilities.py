@@ -92,7 +92,7 @@ GPU_CAPABILITIES: Final[tuple[Capability, ...]] = (
         on.ACTIVATION,
         weights=1,
         version=6,
-        hazards=(beware.STRIDED_POINTWISE, beware.GROUPS),
+        hazards=(beware.STRIDED_POINTWISE, beware.GROUPS, beware.IMAGE_ROWS),
     ),
     _row(
         "DEPTHWISE_CONV_2D",
@@ -102,7 +102,7 @@ GPU_CAPABILITIES: Final[tuple[Capability, ...]] = (
         on.ACTIVATION,
         weights=1,
         version=6,
-        hazards=(beware.ZERO_POINT,),
+        hazards=(beware.ZERO_POINT, beware.IMAGE_ROWS),
     ),
     _row(
         "FULLY_CONNECTED",
@@ -111,7 +111,7 @@ GPU_CAPABILITIES: Final[tuple[Capability, ...]] = (
         on.SCALED_BIAS,
         weights=1,
         remedy="Use float or int8 activations, and precision 'fp16', 'dynamic' or 'int8'.",
-        hazards=(beware.COMPUTED_WEIGHTS, beware.FLATTENING, beware.ZERO_POINT),
+        hazards=(beware.COMPUTED_WEIGHTS, beware.FLATTENING, beware.ZERO_POINT, beware.BATCH_ROWS),
     ),
     _row(
         "TRANSPOSE_CONV",
@@ -127,7 +127,7 @@ GPU_CAPABILITIES: Final[tuple[Capability, ...]] = (
         "BATCH_MATMUL",
         (FLOAT, INT8, HALF_WEIGHTS, STORED_INT8, DYNAMIC),
         weights=1,
-        hazards=(beware.PRODUCT_BATCHES,),
+        hazards=(beware.PRODUCT_BATCHES, beware.BATCH_ROWS),
     ),
     # -- element by element
     _row("ADD", _NUMBERS, *_PAIR, activations=(0, 1), hazards=(beware.BATCH_CONSTANT,)),
