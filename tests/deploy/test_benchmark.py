@@ -133,10 +133,13 @@ def test_gpu(gpu_adapter, float_file, int8_file):
     for row in rows:
         assert row.median_ms > 0 and row.gpu.placement.fully_accelerated
         assert row.gpu.placement.adapter == gpu_adapter and row.gpu.not_finite == 0
-        assert row.gpu.largest <= 0.02 * row.gpu.reach
+        assert row.gpu.largest <= 0.02 * row.gpu.reach and row.placed == 1.0
+        assert str(row.gpu) in str(report) and "on 8 examples of noise" in str(row.gpu)
     assert all(row.gpu is None for row in report.rows if row.backend == "xnnpack")
     assert report.machine["gpu"] == str(gpu_adapter) and gpu_adapter.name in str(report)
-    assert json.loads(json.dumps(report.to_dict()))["rows"][1]["gpu"]["placed"] == 5
+    (row, *_) = [r for r in json.loads(json.dumps(report.to_dict()))["rows"] if r["gpu"]]
+    assert row["placed"] == 1.0 and row["gpu"]["placed"] == 5
+    assert row["gpu"]["examples"] == 8 and row["gpu"]["noise"] is True
 
 
 def test_a_model_that_kills_the_gpu_driver_is_a_row(gpu_adapter, float_file):

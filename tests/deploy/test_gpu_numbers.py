@@ -31,6 +31,19 @@ def test_differences_are_those_of_the_outputs(gpu_adapter):
     assert figures.reach == np.abs(theirs.astype(float)).max()
     assert (figures.examples, figures.steps, figures.not_finite) == (2, None, 0)
     assert figures.overflow == () and "no NaN" in str(figures)
+    assert "on 2 examples: largest" in str(figures) and figures.to_dict()["noise"] is False
+
+
+def test_noise_is_of_several_runs_in_the_range_of_the_input(gpu_adapter):
+    """Of 0 to 255 behind QUANTIZE: what it reaches is what the grid holds."""
+    tensors = {"x": T([1, 64]), "y": T([1, 64], "int8", None, 1.0, zero=-128)}
+    model = tfc.TFLiteModel(Graph(tensors, [Op("QUANTIZE", ["x"], ["y"])]).build())
+    figures = compare(model)
+    assert figures.examples == 8 and figures.noise and "on 8 examples of noise" in str(figures)
+    assert 250 < figures.reach <= 255 and figures.to_dict()["examples"] == 8
+    wide = compare(cubes(), precision="fp32")
+    one = compare(cubes(), np.random.default_rng(0).standard_normal((1, 4)), precision="fp32")
+    assert wide.examples == 8 and one.examples == 1 and wide.reach > one.reach
 
 
 def test_overflow_of_fp16_is_named(gpu_adapter):

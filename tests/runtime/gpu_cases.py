@@ -292,6 +292,30 @@ def hazards() -> Iterator[tuple[str, Graph, Graph]]:
     skewed = const((1, 3, 3, 4), INT8, scale=np.full(4, 0.02), axis=3, zero=2)
     yield "weight-zero-point", depth("int8", w=skewed), depth("int8")
 
+    most = 524_280
+
+    def rows(name: str, count: int) -> Graph:
+        tensors = {"x": act([count, 2]), "w": const([2, 2])}
+        made = act([count, 2])
+        if name == "BATCH_MATMUL":
+            return one(name, tensors, made, ("BatchMatMulOptions", {}), 3)
+        return one(name, tensors, made, ("FullyConnectedOptions", {}))
+
+    def image(name: str, shape: list[int]) -> Graph:
+        kernel = [2, 3, 3, 2] if name == "CONV_2D" else [1, 3, 3, 2]
+        tensors = {"x": act(shape), "w": const(kernel), "b": const([2])}
+        options: Any = ("Conv2DOptions", {"strideH": 1, "strideW": 1})
+        if name != "CONV_2D":
+            options = ("DepthwiseConv2DOptions", options[1] | {"depthMultiplier": 1})
+        return one(name, tensors, act(shape), options)
+
+    for name in ("FULLY_CONNECTED", "BATCH_MATMUL"):
+        yield "batch-rows", rows(name, most + 1), rows(name, most)
+    conv, deep = "CONV_2D", "DEPTHWISE_CONV_2D"
+    yield "image-rows", image(conv, [most + 1, 1, 1, 2]), image(conv, [most, 1, 1, 2])
+    yield "image-rows", image(conv, [1, most + 1, 1, 2]), image(conv, [1, 1, most + 1, 2])
+    yield "image-rows", image(deep, [1, most + 1, 1, 2]), image(deep, [most + 1, 1, 1, 2])
+
 
 def padded_pool(name: str, window: int, *, between: bool = False) -> Graph:
     tensors: dict[str, T] = {"x": act([1, 7, 7, 4]), "m": act([1, 9, 9, 4]), "y": act([1, 8, 8, 4])}

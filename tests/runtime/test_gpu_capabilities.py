@@ -1,5 +1,8 @@
 """The GPU's rows of the capability table against LiteRT's accelerator, on the software driver."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from gpu_batch import run_all, together
@@ -138,9 +141,86 @@ def test_every_row_form_condition_and_hazard_is_measured(sorted_out):
         warned.add(rule)
     assert {(row.operator, form) for row in GPU_CAPABILITIES for form in row.forms} <= taken
     conditions = {rule.name for row in GPU_CAPABILITIES for rule in row.conditions}
-    assert conditions - {"static-shapes", "gpu-pack"} <= refused  # neither loads on its own
+    assert conditions - {"gpu-pack"} <= refused  # it does not load on its own
     assert {rule.name for row in GPU_CAPABILITIES for rule in row.hazards} <= warned
     assert {(row.operator, "operator") for row in GPU_CAPABILITIES if not row.forms} <= refused
+
+
+def open_file(shape, operation):
+    """A file as tf.lite makes it of a function of a tensor with open axes (None)."""
+    import tensorflow as tf
+
+    function = tf.function(operation, input_signature=[tf.TensorSpec(shape, tf.float32)])
+    concrete = function.get_concrete_function()
+    return tf.lite.TFLiteConverter.from_concrete_functions([concrete], function).convert()
+
+
+def kernel(*shape):
+    return np.random.default_rng(0).standard_normal(shape).astype("float32")
+
+
+OPEN = {  # the open axes; what the file computes; whether it loads
+    "batch": ([None, 8, 8, 3], lambda tf, x: tf.nn.conv2d(x, kernel(3, 3, 3, 4), 1, "SAME"), True),
+    "height": ([1, None, 8, 3], lambda tf, x: tf.nn.conv2d(x, kernel(3, 3, 3, 4), 1, "SAME"), True),
+    "all": ([None, None, 4], lambda tf, x: tf.tanh(x) @ kernel(4, 4) + 1.0, True),
+    "flattened": ([None, 2, 4], lambda tf, x: tf.reshape(x, [-1, 8]) @ kernel(8, 4), True),
+    "measured": ([None, 8], lambda tf, x: tf.reshape(tf.tanh(x), [tf.shape(x)[0], 8]) * x, True),
+    "sized": ([None, 8], lambda tf, x: tf.reshape(tf.tanh(x), [tf.shape(x)[0], 4, 2]), False),
+    "made": ([None, 8], lambda tf, x: tf.tanh(x)[:, : tf.cast(x[0, 0], tf.int32)] * 2.0, False),
+}
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_open_axes(gpu_adapter, name):
+    """They have size 1 on the GPU; only sizes that are computed at run time are refused."""
+    import tensorflow as tf
+
+    shape, operation, loads_there = OPEN[name]
+    content = open_file(shape, lambda x: operation(tf, x))
+    model = schema.parse(content)
+    assert -1 in model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]].shape_signature
+    found = decisions(content)
+    (result,) = run_all([content], [[]])
+    if loads_there:
+        assert sum(decision.placed for decision in found) == result[0] > 0
+        assert (result[0] == len(found)) == (name != "measured")
+    else:
+        assert isinstance(result, str) and "delegate" in result
+        assert not any(decision.placed for decision in found)
+        assert "static-shapes" in {decision.rule for decision in found}
+
+
+def test_hazards_of_a_file_with_an_open_batch(gpu_adapter):
+    """Quantized by TensorFlow, with a strided 1x1 convolution as in ResNet's shortcuts."""
+    import keras
+    import tensorflow as tf
+
+    x = keras.Input((8, 8, 4))
+    y = keras.layers.Conv2D(8, 1, strides=2, activation="relu")(keras.layers.Conv2D(4, 3)(x))
+    data = np.random.default_rng(0).normal(size=(16, 1, 8, 8, 4)).astype("float32")
+    converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(x, y))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([one] for one in data)
+    content = converter.convert()
+    found = decisions(content)
+    (result,) = run_all([content], [[]])
+    assert sum(decision.placed for decision in found) == result[0] == len(found)
+    (warning,) = [decision.warning for decision in found if decision.warning]
+    assert "a strided 1x1 convolution with integer weights" in warning
+
+
+@pytest.mark.skipif("TFCOMPRESS_DATA" not in os.environ, reason="TFCOMPRESS_DATA is not set")
+@pytest.mark.parametrize(
+    ("name", "count", "warned"),
+    [("resnet8_cifar10_int8", 16, 2), ("vww_96_int8", 31, 0), ("vww_96_float", 31, 0)],
+)
+def test_files_of_mlperf_tiny(gpu_adapter, name, count, warned):
+    """The reference networks as they are published, with an open batch."""
+    path = Path(os.environ["TFCOMPRESS_DATA"]) / "mlperf_tiny" / f"{name}.tflite"
+    found = decisions(path.read_bytes())
+    (result,) = run_all([path.read_bytes()], [[]])
+    assert sum(decision.placed for decision in found) == result[0] == count
+    assert sum("strided 1x1" in decision.warning for decision in found) == warned
 
 
 def groups(*sizes):

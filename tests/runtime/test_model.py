@@ -130,8 +130,10 @@ def test_names_are_checked(float_file, x):
     model = tfc.TFLiteModel(float_file)
     with pytest.raises(tfc.ConfigError, match="`runtime` must be"):
         model.predict(x, runtime="tflite")
-    with pytest.raises(tfc.ConfigError, match="`backend` must be"):
+    with pytest.raises(tfc.ConfigError, match=r"\('xnnpack', 'reference', 'gpu'\)\. Received"):
         model.predict(x, backend="npu")
+    with pytest.raises(tfc.ConfigError, match=r"\('xnnpack', 'reference'\)\. Received: 'gpu'"):
+        model.session(backend="gpu")
     with pytest.raises(tfc.ConfigError, match="`threads`"):
         model.predict(x, threads=0)
     with pytest.raises(tfc.DeviceError, match="pip install tflite-runtime"):

@@ -65,7 +65,7 @@ class BenchmarkRow:
         error: why it did not run, else "".
         fp16: `"native"` or `"emulated"` where float operators computed in fp16, else "".
         weight_cache: whether packed weights were read from a cache; `init_ms` is with it filled.
-        placed: share of the operators that XNNPACK or the device's GPU took, 0 to 1, read from
+        placed: share of the operators that XNNPACK or the GPU took, 0 to 1, read from
             the runtime; NaN where neither was asked for or the runtime does not tell.
         left: the operators that it left, such as `"SOFTMAX #16 (scores)"`.
         operators: time of each operator, with `per_operator=True`.
@@ -250,7 +250,8 @@ def benchmark(
             one, and counts as one measurement.
         warmup: inferences before timing starts.
         inputs: what to feed: real values as for `TFLiteModel.predict`, of which the first batch
-            is taken; None for noise (zeros for integer inputs such as token ids).
+            is timed and all are compared with the CPU's numbers on a GPU; None for noise (zeros
+            for integer inputs such as token ids).
         runtime: `"auto"`, `"ai-edge-litert"`, `"tflite-runtime"` or `"tensorflow"`.
         fp16: with XNNPACK, compute float32 operators in fp16; both values to compare them. Whether
             it is in force is found out by what the model computes; the row says whether the
@@ -565,6 +566,7 @@ class _Worker:
         """What becomes of the model on the GPU, and how its numbers differ from the CPU's."""
         try:
             self.gpu = compare(model, inputs, threads=self.threads, runtime=runtime, **self.on_gpu)
+            self.placed = self.gpu.placement.placed / max(self.gpu.placement.operators, 1)
         except DeviceError as error:  # of this model only: that there is a GPU is known
             self.error = str(error)
 

@@ -27,6 +27,9 @@ from tfcompress.runtime.schema import Tensor
 LARGEST_HALF: Final = 65504.0
 """The largest number that float16 holds."""
 
+NOISE_RUNS: Final = 8
+"""On how many inputs of noise a model is compared: one alone may miss what few values show."""
+
 
 @dataclass(frozen=True)
 class GpuFigures:
@@ -35,7 +38,7 @@ class GpuFigures:
     Attributes:
         precision: `"fp32"` or `"fp16"`, in which the GPU computes.
         placement: the GPU's name, and how many operators it has.
-        examples: how many inputs were compared.
+        examples: how many inputs were compared; of noise how many runs, each of the file's batch.
         largest: the largest difference of an output value.
         mean: the mean difference.
         reach: the largest output value on the CPU, to hold the differences against.
@@ -43,6 +46,7 @@ class GpuFigures:
         not_finite: output values that are NaN or infinite on the GPU and not on the CPU.
         overflow: tensors whose values on the CPU are beyond what 16 bits hold (65,504), with the
             largest; empty with `"fp32"`.
+        noise: whether the inputs were made up, as none were given.
     """
 
     precision: str
@@ -54,6 +58,7 @@ class GpuFigures:
     steps: int | None
     not_finite: int
     overflow: tuple[tuple[str, float], ...] = ()
+    noise: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; infinity and NaN as text."""
@@ -66,6 +71,7 @@ class GpuFigures:
             "fully_accelerated": placement.fully_accelerated,
             "refused": list(placement.refused),
             "examples": self.examples,
+            "noise": self.noise,
             "largest": _number(self.largest),
             "mean": _number(self.mean),
             "reach": _number(self.reach),
@@ -79,7 +85,8 @@ class GpuFigures:
         steps = "" if self.steps is None else f" ({self.steps} steps)"
         wrong = f"{self.not_finite} values NaN or infinite" if self.not_finite else "no NaN"
         parts = [
-            f"{placed}, {self.precision}; beside XNNPACK: largest difference "
+            f"{placed}, {self.precision}; beside XNNPACK on {self.examples} "
+            f"example{'s' * (self.examples != 1)}{' of noise' * self.noise}: largest difference "
             f"{self.largest:.3g}{steps} of {self.reach:.3g}, mean {self.mean:.3g}, {wrong}"
         ]
         if self.overflow:
@@ -106,8 +113,9 @@ def compare(
 
     Args:
         tflite: the model.
-        inputs: real values as for `TFLiteModel.predict`; None for one example of noise (zeros
-            for integer inputs such as token ids).
+        inputs: real values as for `TFLiteModel.predict`; None for 8 runs on noise: over the
+            whole grid of a quantized input, also where QUANTIZE reads it, else of a deviation of
+            1 (zeros for integer inputs such as token ids).
         precision: `"fp32"` or `"fp16"`, in which the GPU computes.
         threads: threads of the CPU.
         runtime: as for `gpu.run`.
@@ -122,7 +130,7 @@ def compare(
 
     Example:
         >>> print(compare(tfc.TFLiteModel("model.tflite")))  # doctest: +SKIP
-        31 of 31 operators on the GPU, fp16; beside XNNPACK: largest difference ...
+        31 of 31 operators on the GPU, fp16; beside XNNPACK on 8 examples of noise: largest ...
     """
     columns = _columns(tflite, inputs)
     ours, placement = gpu.run(
@@ -146,6 +154,7 @@ def compare(
         len(chunks),
         *_differences(ours, theirs, infos),
         overflow=_overflow(tflite, columns) if precision == "fp16" else (),
+        noise=inputs is None,
     )
 
 
@@ -153,7 +162,7 @@ def _columns(tflite: TFLiteModel, inputs: Any) -> list[np.ndarray]:
     """Stored values of each input, (runs, *shape)."""
     infos = input_infos(tflite.parsed)
     if inputs is None:
-        return [value[None] for value in make_inputs(infos)]
+        return _noise(tflite, infos)
     arrays, count = match_inputs(infos, inputs, tflite.input_order)
     size = infos[0].shape[0] if infos[0].shape else 1
     rows = np.arange(-(-count // size) * size) % max(count, 1)
@@ -161,6 +170,29 @@ def _columns(tflite: TFLiteModel, inputs: Any) -> list[np.ndarray]:
         quantize(array[rows], info).reshape(-1, *info.shape)
         for array, info in zip(arrays, infos, strict=True)
     ]
+
+
+def _noise(tflite: TFLiteModel, infos: Sequence[adapter.TensorInfo]) -> list[np.ndarray]:
+    grids = _grids(tflite)
+    stored = [grids.get(info.index, info) for info in infos]
+    runs = [make_inputs(stored, seed) for seed in range(NOISE_RUNS)]
+    return [
+        column if grid is info else dequantize(column, grid).astype(info.dtype)
+        for column, grid, info in zip(
+            map(np.stack, zip(*runs, strict=True)), stored, infos, strict=True
+        )
+    ]
+
+
+def _grids(tflite: TFLiteModel) -> dict[int, adapter.TensorInfo]:
+    """The grid of each float tensor that a QUANTIZE of the main graph reads."""
+    graph = tflite.parsed.subgraphs[0]
+    found = {
+        operator.inputs[0]: _info(graph.tensors[operator.outputs[0]])
+        for operator in graph.operators
+        if operator.name == "QUANTIZE" and graph.tensors[operator.inputs[0]].dtype == "float32"
+    }
+    return {index: grid for index, grid in found.items() if grid.scale}
 
 
 def _differences(

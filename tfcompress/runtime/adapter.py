@@ -112,15 +112,19 @@ def interpreter_module(runtime: str) -> Any:
         ) from error
 
 
-def check_setting(backend: str, threads: int) -> None:
+def check_setting(backend: str, threads: int, allowed: Sequence[str] = BACKENDS) -> None:
     """Checks how a model is asked to run.
+
+    Args:
+        backend: as asked for.
+        threads: as asked for.
+        allowed: the backends that there are where it is asked.
 
     Raises:
         ConfigError: unknown backend, or a thread count below 1.
     """
-    if backend not in BACKENDS:
-        known = (*BACKENDS, GPU)
-        raise ConfigError(f"`backend` must be one of {known}. Received: {backend!r}")
+    if backend not in allowed:
+        raise ConfigError(f"`backend` must be one of {tuple(allowed)}. Received: {backend!r}")
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise ConfigError(f"`threads` must be a whole number >= 1. Received: {threads!r}")
 

@@ -9,6 +9,7 @@ condition is measured on LiteRT 2.3.0 by the tests, on both sides of its limit.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,21 @@ MAX_RANK: Final = 6
 
 _QUANTIZED: Final = ("int8", "uint8")
 _READS_WEIGHTS: Final = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
+_SIZES: Final = {
+    **dict.fromkeys(
+        ("RESHAPE", "TRANSPOSE", "PAD", "PADV2", "MIRROR_PAD", "TILE", "TOPK_V2"), (1,)
+    ),
+    **dict.fromkeys(("BROADCAST_TO", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), (1,)),
+    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD"), (1,)),
+    **dict.fromkeys(("REDUCE_ANY", "REDUCE_ALL"), (1,)),
+    **dict.fromkeys(("TRANSPOSE_CONV", "SPLIT", "FILL"), (0,)),
+    "RANGE": (0, 1, 2),
+    "STRIDED_SLICE": (1, 2, 3),
+    "SPLIT_V": (1, 2),
+    "SLICE": (2,),
+}
+"""Inputs of operators that make the sizes of what comes out."""
+
 _SMALLEST_NORMAL: Final = float(np.finfo(np.float32).tiny)
 
 
@@ -48,6 +64,21 @@ class Surroundings:
     def is_constant(self, tensor: int) -> bool:
         """Whether a tensor's values are in the file."""
         return self.model.constant(self.graph.tensors[tensor]) is not None
+
+    @functools.cached_property
+    def sized_at_run_time(self) -> str:
+        """The first tensor whose sizes depend on computed values; "" where there is none.
+
+        What a SHAPE puts out is known when the model is loaded, what is made of it is not.
+        """
+        for operator in self.graph.operators:
+            sizes = [operator.inputs[i : i + 1] for i in _SIZES.get(operator.name, ())]
+            for tensor in (size[0] for size in sizes if size and size[0] >= 0):
+                producer = self.producers.get(tensor)
+                measured = producer is not None and producer.name == "SHAPE"
+                if not measured and not self.is_constant(tensor):
+                    return self.graph.tensors[operator.outputs[0]].name
+        return ""
 
     def is_unpacked(self, tensor: int) -> bool:
         """Whether a tensor is made of constants once, when the model is loaded."""

@@ -1,8 +1,10 @@
 """The GPU's rows of the capability table: what LiteRT's WebGPU accelerator takes.
 
 int8 and uint8 graphs are taken as well: they are computed in float, so results may be off by a
-step or two. Tensors have at most 4 dimensions and fixed shapes; int64 is nowhere taken. What the
-table asks for is not all that can go wrong: `hazards` tell what is taken and computed wrongly.
+step or two. Tensors have at most 4 dimensions; int64 is nowhere taken. Axes that the file leaves
+open have the size it is stored with, 1; where sizes are computed at run time the file does not
+load. What the table asks for is not all that can go wrong: `hazards` tell what is taken and
+computed wrongly.
 
 Source: every row, form and condition is measured on LiteRT 2.3.0 by the tests, on a software
 Vulkan driver; what is taken does not depend on the driver.
@@ -36,7 +38,6 @@ _NUMBERS: Final = (*_REAL, "int16", "int32")
 _ANY: Final = (*_NUMBERS, "bool")
 _TYPES: Final = ("float32", "float16", "int8", "uint8", "int16", "int32", "bool")
 _REMEDY: Final = "Compute in float or int8, with int32 for indices; the GPU has no int64."
-_WHOLE: Final = (on.STATIC, on.RANKS)
 
 
 def _row(
@@ -52,7 +53,7 @@ def _row(
     return Capability(
         operator,
         forms,
-        (*_WHOLE, *conditions) if forms else (),
+        (on.RANKS, *conditions, on.STATIC) if forms else (),
         remedy,
         activations,
         weights,
@@ -91,7 +92,7 @@ GPU_CAPABILITIES: Final[tuple[Capability, ...]] = (
         on.ACTIVATION,
         weights=1,
         version=6,
-        hazards=(beware.STRIDED_POINTWISE, beware.GROUPS),
+        hazards=(beware.STRIDED_POINTWISE, beware.GROUPS, beware.IMAGE_ROWS),
     ),
     _row(
         "DEPTHWISE_CONV_2D",
@@ -101,7 +102,7 @@ GPU_CAPABILITIES: Final[tuple[Capability, ...]] = (
         on.ACTIVATION,
         weights=1,
         version=6,
-        hazards=(beware.ZERO_POINT,),
+        hazards=(beware.ZERO_POINT, beware.IMAGE_ROWS),
     ),
     _row(
         "FULLY_CONNECTED",
@@ -110,7 +111,7 @@ GPU_CAPABILITIES: Final[tuple[Capability, ...]] = (
         on.SCALED_BIAS,
         weights=1,
         remedy="Use float or int8 activations, and precision 'fp16', 'dynamic' or 'int8'.",
-        hazards=(beware.COMPUTED_WEIGHTS, beware.FLATTENING, beware.ZERO_POINT),
+        hazards=(beware.COMPUTED_WEIGHTS, beware.FLATTENING, beware.ZERO_POINT, beware.BATCH_ROWS),
     ),
     _row(
         "TRANSPOSE_CONV",
@@ -126,7 +127,7 @@ GPU_CAPABILITIES: Final[tuple[Capability, ...]] = (
         "BATCH_MATMUL",
         (FLOAT, INT8, HALF_WEIGHTS, STORED_INT8, DYNAMIC),
         weights=1,
-        hazards=(beware.PRODUCT_BATCHES,),
+        hazards=(beware.PRODUCT_BATCHES, beware.BATCH_ROWS),
     ),
     # -- element by element
     _row("ADD", _NUMBERS, *_PAIR, activations=(0, 1), hazards=(beware.BATCH_CONSTANT,)),

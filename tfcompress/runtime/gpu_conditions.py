@@ -44,15 +44,11 @@ RANKS: Final = Condition("gpu-rank", _ranks, f"Reshape to at most {MAX_RANK} dim
 
 
 def _static(case: Case) -> str:
-    for tensor in (*case.inputs, *case.outputs):
-        if tensor.shape_signature is not None and -1 in tensor.shape_signature:
-            return f"the shape of {tensor.name!r} is open"
-    return ""
+    name = case.surroundings.sized_at_run_time
+    return f"the sizes of {name!r} are computed at run time: the file does not load" if name else ""
 
 
-STATIC: Final = Condition(
-    "static-shapes", _static, "Convert with a fixed batch size and fixed input shapes."
-)
+STATIC: Final = Condition("static-shapes", _static, "Use fixed shapes, such as Reshape((-1, 8)).")
 
 
 def constant(place: int, what: str, *, dies: bool = False) -> Condition:

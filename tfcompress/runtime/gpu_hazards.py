@@ -15,6 +15,8 @@ from tfcompress.runtime.conditions import Case, Condition
 from tfcompress.runtime.gpu_conditions import known
 
 _GROUP: Final = 4
+_ROWS: Final = 524_280
+"""65,535 groups of 8 rows, WebGPU's limit: kernels that divide an axis so leave out the rest."""
 
 
 def _strided_pointwise(case: Case) -> str:
@@ -229,3 +231,34 @@ def _zero_point(case: Case) -> str:
 ZERO_POINT: Final = Condition(
     "weight-zero-point", _zero_point, "Quantize the weights symmetrically."
 )
+
+
+def _row_count(name: str, size: int) -> str:
+    if size <= _ROWS:
+        return ""
+    return f"its {name} has {size:,} rows: above {_ROWS:,} all comes out wrong on the GPU"
+
+
+def _batch_rows(case: Case) -> str:
+    """The batch of a product with a matrix."""
+    data, weights = case.input(0), case.input(1)
+    if data is None or weights is None or not data.shape:
+        return ""
+    if case.operator.name == "BATCH_MATMUL" and len(data.shape) != 2:
+        return ""
+    return _row_count("batch", data.shape[0])
+
+
+BATCH_ROWS: Final = Condition("batch-rows", _batch_rows, "Run it in smaller batches.")
+
+
+def _image_rows(case: Case) -> str:
+    """Batch and height of a convolution's output; of a depthwise one the height alone."""
+    out = case.output()
+    if out is None or len(out.shape) != 4:
+        return ""
+    deep = case.operator.name == "DEPTHWISE_CONV_2D"
+    return _row_count("height", out.shape[1]) or _row_count("batch", 0 if deep else out.shape[0])
+
+
+IMAGE_ROWS: Final = Condition("image-rows", _image_rows, "Cut it in parts, or turn the image.")

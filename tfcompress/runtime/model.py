@@ -262,6 +262,7 @@ class TFLiteModel:
                 settings = {"precision": gpu_precision, "runtime": runtime, "threads": threads}
                 settings["delegate"] = None if delegate is None else os.fspath(delegate)
                 return self._predict(x, self._remote_session(batch_size, settings), None, watched)
+            adapter.check_setting(backend, threads, (*adapter.BACKENDS, adapter.GPU))
             if delegate is not None:
                 raise ConfigError(
                     f"`delegate` needs backend {adapter.GPU!r}. Received: backend={backend!r}"
