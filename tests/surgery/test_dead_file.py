@@ -136,5 +136,5 @@ def test_a_file_that_declares_gigabytes_is_refused_at_once():
             tensor.shape = np.array([40_000_000, *tensor.shape[1:]], np.int32)
     content = packed(model)
     for call in (tfc.remove_dead, tfc.benchmark):
-        with pytest.raises((tfc.CorruptFileError, tfc.DeviceError), match="."):
+        with pytest.raises((tfc.CorruptFileError, tfc.DeviceError), match="refuses"):
             call(tfc.TFLiteModel(content))
