@@ -179,12 +179,14 @@ class Watched:
         return FALSE_ALARM / (2 * len(self._ends)) / 2
 
     @property
-    def drifted(self) -> bool:
+    def drifted(self) -> bool | None:
         """Whether the last window of examples differs from the calibration data.
 
-        False before the first window, and where the file does not know its calibration data
-        (`calibrated`).
+        None where nothing can be said: before the first window, and where the file does not know
+        its calibration data (`calibrated`).
         """
+        if not self.calibrated or not self.windows:
+            return None
         return any(row.drifted for row in self.ranges)
 
     @property
