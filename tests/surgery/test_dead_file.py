@@ -119,6 +119,7 @@ def test_several_graphs_are_left():
     tflite = tfc.convert(model)
     smaller = tfc.remove_dead(tflite)
     assert smaller.content == tflite.content
+    assert "several graphs" in smaller.report.notes[0] and not smaller.report.entries
 
 
 @pytest.mark.parametrize("content", [b"", b"TFL3" * 10])

@@ -18,8 +18,6 @@ from tfcompress.surgery.file_channels import FileChannels
 
 # Random inputs on which the file is run, to read constants and to check what came out.
 RUNS = 3
-# As many rounds: each may leave channels that only the ones that went have read.
-ROUNDS = 8
 
 
 def remove_dead_of_file(tflite: TFLiteModel) -> TFLiteModel:
@@ -34,25 +32,27 @@ def remove_dead_of_file(tflite: TFLiteModel) -> TFLiteModel:
     report = CompressionReport("remove_dead")
     widths: dict[int, list[int]] = {}
     smaller = tflite
-    for _ in range(ROUNDS):
+    if len(tflite.parsed.subgraphs) != 1:
+        report.notes.append("It has several graphs, which call each other: left as it is.")
+    while len(tflite.parsed.subgraphs) == 1:
+        # What only fed channels that are gone is dead in the next turn.
         channels = FileChannels(smaller, _channel_values(smaller))
         for number, width in channels.made().items():
             widths.setdefault(number, []).append(width)
-        if len(smaller.parsed.subgraphs) != 1 or not channels.gone.any():
+        if not channels.gone.any():
             break
         smaller = TFLiteModel(_without(smaller, channels))
     _check(tflite, smaller)
     graph = tflite.parsed.subgraphs[0]
     names = LayerNames(tflite.parsed, graph, Surroundings(tflite.parsed, graph))
-    if len(tflite.parsed.subgraphs) != 1:
-        report.notes.append("It has several graphs, which call each other: left as it is.")
     for number, found in widths.items():
         operator = graph.operators[number]
         name = f"{names.of(operator) or operator.name} #{number}"
         if found[0] != found[-1]:
             report.add(name, operator.name, "shrunk", channels=f"{found[0]} -> {found[-1]}")
         else:
-            report.add(name, operator.name, "left", "each of its channels makes a difference")
+            why = "its channels make a difference, or meet an operator that keeps all of them"
+            report.add(name, operator.name, "left", why)
     result = TFLiteModel(smaller, report=report)
     result.name, result.input_order = tflite.name, tflite.input_order
     return result
