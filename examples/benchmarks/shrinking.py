@@ -96,24 +96,41 @@ def vgg() -> keras.Model:
     return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
 
 
-def separated(model: keras.Model, batch: Any) -> keras.Model:
-    return tfc.separate(model, data=batch)
+def separated(share: float | None = None) -> Callable[[keras.Model, Any], keras.Model]:
+    """One term everywhere, or as many as that share of the multiply-adds to take away leaves."""
+
+    def make(model: keras.Model, batch: Any) -> keras.Model:
+        return tfc.separate(model, multiply_adds=share, data=batch)
+
+    return make
 
 
 def half_of_heads_and_neurons(model: keras.Model, batch: Any) -> keras.Model:
     """Half of each attention's heads and of each feed-forward part's neurons."""
-    attention = next(x for x in model.layers if isinstance(x, keras.layers.MultiHeadAttention))
-    neurons = model.get_layer("hidden_0").units
-    for ratio in np.arange(0.1, 0.7, 0.02):
-        smaller = tfc.shrink(
-            model, float(ratio), importance="taylor", data=batch, pooling="layer",
-            round_to=attention.key_dim, include=[keras.layers.MultiHeadAttention, "hidden_*"],
-            exclude=["words", "places"], loss="sparse_categorical_crossentropy",
-        )  # fmt: skip
-        now = smaller.get_layer(attention.name).num_heads, smaller.get_layer("hidden_0").units
-        if now == (attention.num_heads // 2, neurons // 2):
-            return smaller
-    raise SystemExit("no ratio takes half of the heads and of the neurons away")
+    for layer in list(model.layers):
+        attention = isinstance(layer, keras.layers.MultiHeadAttention)
+        if not attention and not layer.name.startswith("hidden_"):
+            continue
+        size = "num_heads" if attention else "units"
+        before, low, high = model, 0.0, 1.0
+        while True:
+            middle = (low + high) / 2
+            try:
+                model = tfc.shrink(
+                    before, middle, importance="taylor", data=batch, include=layer.name,
+                    round_to=layer.key_dim if attention else 8,
+                    loss="sparse_categorical_crossentropy",
+                )  # fmt: skip
+                left = getattr(model.get_layer(layer.name), size)
+            except tfc.ConfigError:  # more than the layer has
+                left = 0
+            if left == getattr(layer, size) // 2:
+                break
+            elif left > getattr(layer, size) // 2:
+                low = middle
+            else:
+                high = middle
+    return model
 
 
 @dataclass(frozen=True)
@@ -144,7 +161,8 @@ NETWORKS = {
             "shrink 0.3": shrunk(0.3),
             "shrink 0.5": shrunk(0.5),
             "first block out, shrink to 0.5": without_first_block(0.5),
-            "first block out, shrink to 0.65": without_first_block(0.65),
+            "separate 0.55": separated(0.55),
+            "separate 0.65": separated(0.65),
         },
     ),
     "CIFAR-10, MobileNet 0.5": Network(
@@ -156,7 +174,7 @@ NETWORKS = {
         2e-3, {"shrink 0.4": shrunk(0.4), "shrink 0.5": shrunk(0.5), "shrink 0.65": shrunk(0.65)},
     ),
     "Fashion-MNIST, VGG-style": Network(
-        fashion, vgg, ((4, 1e-3), (1, 2e-4)), 5, 1e-3, {"separate": separated}
+        fashion, vgg, ((4, 1e-3), (1, 2e-4)), 5, 1e-3, {"separate": separated()}
     ),
     "AG News, Transformer": Network(
         ag_news, text_net, ((3, 1e-3),), 3, 5e-4,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from surgery_support import (
 
 import tfcompress as tfc
 from tfcompress.errors import ConfigError, ModelTypeError, ScopeError
+from tfcompress.surgery.budget import cheapest_errors
 from tfcompress.surgery.separate import closest_separable
 
 layers = keras.layers
@@ -56,6 +59,7 @@ def test_a_separable_kernel_is_found_exactly(name, terms):
     separated = tfc.separate(model, terms=terms)
     assert_same_outputs(model, separated)
     assert any(name.startswith("SeparableConv") for name in classes(separated))
+    assert ("Concatenate" in classes(separated)) == (terms > 1)
     (entry,) = separated.compression_report.changed
     assert entry.details["error"] < 1e-6
     counted = tfc.complexity(model).multiply_adds - tfc.complexity(separated).multiply_adds
@@ -145,6 +149,91 @@ def test_nested_shared_several_inputs_and_sequential():
 
 class Mine(layers.Conv2D):
     pass
+
+
+def test_runtimes_get_no_depth_multiplier(tmp_path):
+    model = scramble(chain((8, 8, 4), layers.Conv2D(16, 3), layers.Flatten(), layers.Dense(2)))
+    separated = tfc.separate(model, terms=3)
+    tflite = tfc.convert(separated)
+    tflite.save(tmp_path / "m.tflite")
+    found = {o.name: o for o in tfc.inspect(tmp_path / "m.tflite").operators}
+    assert "DEPTHWISE_CONV_2D" in found and all(o.placed for o in found.values())
+    (depthwise,) = [layer for layer in separated.layers if hasattr(layer, "depthwise_kernel")]
+    assert depthwise.depthwise_kernel.shape == (3, 3, 12, 1)
+
+
+def test_a_share_chooses_the_terms():
+    stack = [layers.Conv2D(16, 3, padding="same", name=f"conv{n}") for n in range(4)]
+    model = scramble(chain((9, 9, 16), *stack, layers.Dense(3)))
+    make_separable(model.get_layer("conv1"), 1)
+    make_separable(model.get_layer("conv2"), 3, seed=1)
+    whole = tfc.complexity(model).multiply_adds
+    errors = []
+    for share in (0.2, 0.5, 0.7):
+        smaller = tfc.separate(model, multiply_adds=share)
+        saved = 1 - tfc.complexity(smaller).multiply_adds / whole
+        assert share <= saved < share + 0.15
+        terms = {e.name: e.details["terms"] for e in smaller.compression_report.changed}
+        assert terms["conv1"] == 1 and terms.get("conv2", 3) <= 3
+        left = {e.name for e in smaller.compression_report.left}
+        assert left | set(terms) == {f"conv{n}" for n in range(4)} | (left - set(terms))
+        errors.append(sum(e.details["error"] ** 2 for e in smaller.compression_report.changed))
+    assert errors == sorted(errors) and errors[0] < 0.5
+    # As cheap, the same number of terms for all is further off.
+    same = tfc.separate(model, terms=2).compression_report.changed
+    cost = sum(e.details["multiply_adds"] for e in same)
+    rest = whole - sum(e.details["multiply_adds_before"] for e in same)
+    chosen = tfc.separate(model, multiply_adds=1 - (cost + rest) / whole).compression_report
+    assert sum(e.details["error"] ** 2 for e in chosen.changed) < sum(
+        e.details["error"] ** 2 for e in same
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"multiply_adds": 0}, "between 0 and 1"),
+        ({"multiply_adds": True}, "between 0 and 1"),
+        ({"multiply_adds": 0.5, "terms": 2}, "not both"),
+        ({"multiply_adds": 0.95}, "with one term everywhere it is 0.8"),
+    ],
+)
+def test_shares_that_cannot_be(arguments, message):
+    model = scramble(chain((9, 9, 16), layers.Conv2D(16, 3), layers.Conv2D(32, 3)))
+    with pytest.raises(ConfigError, match=message):
+        tfc.separate(model, **arguments)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_allocation_of_a_budget_has_less_error(data):
+    """Beside all allocations, one by one: none is better than what the last step could add."""
+    costs = st.lists(st.integers(1, 20), min_size=1, max_size=4, unique=True).map(sorted)
+    points = {}
+    for key in range(data.draw(st.integers(1, 3))):
+        own = data.draw(costs)
+        errors = sorted((data.draw(st.floats(0, 1)) for _ in own), reverse=True)
+        points[key] = list(zip(own, errors, strict=True))
+    budget = data.draw(st.integers(0, 60))
+    taken = cheapest_errors(points, budget)
+    every = itertools.product(*(range(len(own)) for own in points.values()))
+
+    def weighed(numbers):
+        chosen = [points[key][number] for key, number in enumerate(numbers)]
+        return sum(cost for cost, _ in chosen), sum(error for _, error in chosen)
+
+    allowed = [weighed(numbers) for numbers in every]
+    allowed = [error for cost, error in allowed if cost <= budget]
+    if taken is None:
+        assert not allowed
+        return
+    cost, error = weighed(taken[key] for key in points)
+    assert cost <= budget
+    # What one more step would take away bounds how far a greedy choice on hulls can be off.
+    largest = max(own[0][1] - own[-1][1] for own in points.values())
+    assert min(allowed) >= error - largest - 1e-12
+    exact = cheapest_errors(points, cost)  # with all that it spends, nothing cheaper is as good
+    assert weighed(exact[key] for key in points)[1] <= error + 1e-12
 
 
 LEFT = {

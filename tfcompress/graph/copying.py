@@ -30,15 +30,19 @@ class Replacement:
         layers: new layers, called one after the other; none where the layer is dropped.
         weights: values for all that they hold, in order; none where they keep their own.
         why: what was done, for the report.
+        copies: the first layer, one that merges, is called on a list of the input so many times.
     """
 
     layers: Sequence[keras.Layer]
     weights: Sequence[np.ndarray] = ()
     why: str = ""
+    copies: int = 1
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the layers on the one input; other arguments were the old layer's."""
         x = args[0] if args else next(iter(kwargs.values()))
+        if self.copies > 1:
+            x = [x] * self.copies
         for layer in self.layers:
             x = layer(x)
         return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,51 +10,62 @@ import numpy as np
 from tfcompress.errors import ConfigError
 from tfcompress.report import CompressionReport
 from tfcompress.scope import ScopeLike
+from tfcompress.surgery.budget import cheapest_errors
 
 if TYPE_CHECKING:
     import keras
+
+# What float32 weights lose of a squared norm is below this share.
+ROUNDING = 1e-13
 
 
 def separate(
     model: keras.Model,
     *,
     terms: int = 1,
+    multiply_adds: float | None = None,
     data: Any = None,
     include: ScopeLike = None,
     exclude: ScopeLike = None,
 ) -> keras.Model:
     """Replaces standard convolutions by depthwise-separable ones that compute nearly the same.
 
-    A Conv2D or Conv1D with a kernel larger than 1 becomes SeparableConv2D or SeparableConv1D with
-    `depth_multiplier=terms`. For each input channel, the kernel is a matrix (positions, filters);
-    its first `terms` singular vectors are the depthwise filters and their pointwise weights. Of
-    all separable kernels that is the closest one, in squared error. Bias, activation, strides,
-    padding, dilation, regularizers, name and dtype stay. With as many terms as there are positions
-    it would be exact, and as a rule no cheaper: what would not cost less is left as it is.
+    For each input channel of a Conv2D or Conv1D with a kernel larger than 1, the kernel is a
+    matrix (positions, filters); its first `terms` singular vectors are the depthwise filters and
+    their pointwise weights. Of all separable kernels that is the closest one, in squared error. The
+    layer becomes a SeparableConv2D or SeparableConv1D, which with several terms reads its input as
+    often, side by side: runtimes have no fast kernel for a depth multiplier. Bias, activation,
+    strides, padding, dilation, regularizers, name and dtype stay. With as many terms as there are
+    positions it would be exact, and as a rule no cheaper: what would not cost less is left as it
+    is.
 
-    The error is large after one term, as convolutions are not separable by themselves. With `data`
-    the pointwise kernels are fitted to what the convolutions gave, layer by layer. Then train on,
-    or distil from the original.
+    The error is large after one term, as convolutions are not separable by themselves; after three
+    it is small as a rule. With `data` the pointwise kernels are fitted to what the convolutions
+    gave, layer by layer. Then train on, or distil from the original.
 
     Args:
         model: a Functional or built Sequential model, nested ones included; it does not change.
         terms: how many depthwise filters each input channel gets.
+        multiply_adds: the share of the model's multiply-adds to take away instead, between 0 and
+            1. Each convolution then gets terms of its own, or is left, so that the kernels' errors
+            (squared, relative to their norms) have the smallest sum for that cost.
         data: inputs, (x, y) or batches of either, on which to fit; a thousand examples do.
         include: convolutions to replace; None for all that can be.
         exclude: convolutions to leave.
 
     Returns:
         A new plain Keras model, not compiled. Its `compression_report` gives for each convolution
-        the `error` (of the kernel, relative to its norm) and the multiply-adds before and after,
-        or why it is left.
+        the `terms`, the `error` (of the kernel, relative to its norm) and the multiply-adds before
+        and after, or why it is left.
 
     Raises:
         ModelTypeError: no Keras 3 model, or neither Functional nor a built Sequential.
-        ConfigError: `terms` is no whole number above 0; a scope matches nothing (`ScopeError`).
+        ConfigError: `terms` is no whole number above 0; the share of multiply-adds cannot be taken
+            away; a scope matches nothing (`ScopeError`).
         DataError: the data does not fit the model.
 
     Example:
-        >>> smaller = tfc.separate(model, terms=2, exclude="stem")
+        >>> smaller = tfc.separate(model, multiply_adds=0.5, exclude="stem")
         >>> print(smaller.compression_report)
 
     Source: Chollet 2017, "Xception" (arXiv:1610.02357), for the layer; Guo et al. 2018, "Network
@@ -63,28 +75,39 @@ def separate(
     from tfcompress.graph.copying import Replacement
     from tfcompress.surgery.rewriting import Choice, calls_by_layer, check_graph, replaced
 
-    if isinstance(terms, bool) or not isinstance(terms, (int, np.integer)) or terms < 1:
-        raise ConfigError(f"`terms` must be a whole number above 0. Received: {terms!r}")
+    _check(terms, multiply_adds)
     check_graph(model)
     choice = Choice(model, include, exclude)
     report = CompressionReport("separate", {"terms": int(terms)})
     calls = calls_by_layer(model)
+    reasons, options = {}, {}
+    for _, layer in choice.layers:
+        if _is_convolution(layer) or choice.named(layer):
+            reasons[id(layer)] = choice.left(layer) or _cannot(layer, calls)
+            if not reasons[id(layer)]:
+                options[id(layer)] = _Options(layer, calls[id(layer)])
+    if multiply_adds is None:
+        chosen = {key: int(terms) for key in options}
+    else:
+        chosen = _chosen(model, options, float(multiply_adds))
+        report.settings = {"multiply_adds": float(multiply_adds)}
     names = {layer.name for _, layer in choice.layers}
     found: dict[int, Replacement] = {}
     for path, layer in choice.layers:
-        if not (_is_convolution(layer) or choice.named(layer)):
-            continue
-        kind = type(layer).__name__
-        why = choice.left(layer) or _cannot(layer, calls)
-        before, after = (0, 0) if why else _costs(layer, calls[id(layer)], terms)
-        if not why and after >= before:
-            why = f"it would cost {after:,} multiply-adds instead of {before:,}"
+        kind, why, of = type(layer).__name__, reasons.get(id(layer)), options.get(id(layer))
+        if of is not None:
+            count = chosen[id(layer)]
+            if not count:
+                why = "fewer multiply-adds are saved elsewhere at less error"
+            elif of.cost(count) >= of.before:
+                why = f"it would cost {of.cost(count):,} multiply-adds instead of {of.before:,}"
+            else:
+                found[id(layer)], error = _separated(layer, count, names)
+                report.add(path, kind, "separated", found[id(layer)].why, terms=count, error=error,
+                           multiply_adds_before=of.before,
+                           multiply_adds=of.cost(count))  # fmt: skip
         if why:
             report.add(path, kind, "left", why)
-            continue
-        found[id(layer)], error = _separated(layer, int(terms), names)
-        report.add(path, kind, "separated", found[id(layer)].why, error=error,
-                   multiply_adds_before=before, multiply_adds=after)  # fmt: skip
     from tfcompress.surgery.restoring import restored
 
     return restored(model, replaced(model, found, report), report, data, found)
@@ -102,7 +125,7 @@ def closest_separable(kernel: np.ndarray, terms: int) -> tuple[np.ndarray, np.nd
         (1, ..., inputs * terms, outputs), both float64, and the error relative to the norm.
     """
     *positions, inputs, outputs = kernel.shape
-    matrices = np.moveaxis(kernel.astype(np.float64), -2, 0).reshape(inputs, -1, outputs)
+    matrices = _matrices(kernel)
     u, s, v = np.linalg.svd(matrices, full_matrices=False)
     kept = min(terms, s.shape[-1])
     # Both sides get the root of what a term weighs, so that training moves them at one pace.
@@ -116,6 +139,12 @@ def closest_separable(kernel: np.ndarray, terms: int) -> tuple[np.ndarray, np.nd
     depthwise = np.moveaxis(depthwise, 0, 1).reshape(*positions, inputs, terms)
     ones = (1,) * len(positions)
     return depthwise, pointwise.reshape(*ones, inputs * terms, outputs), error
+
+
+def _matrices(kernel: np.ndarray) -> np.ndarray:
+    """(inputs, positions, outputs), float64."""
+    *_, inputs, outputs = kernel.shape
+    return np.moveaxis(kernel.astype(np.float64), -2, 0).reshape(inputs, -1, outputs)
 
 
 def _is_convolution(layer: Any) -> bool:
@@ -147,17 +176,81 @@ def _cannot(layer: Any, calls: dict[int, Any]) -> str:
     return plain_kernels(layer)
 
 
-def _costs(layer: Any, calls: list[Any], terms: int) -> tuple[int, int]:
-    """Multiply-adds before and after, over all calls."""
-    from tfcompress.surgery.multiply_adds import multiply_adds, size
+class _Options:
+    """What a convolution costs, and how far off it is, with each number of terms.
 
-    before = sum(
-        multiply_adds(layer, [call.inputs[0].shape], [call.results[0].shape]) for call in calls
-    )
-    *positions, inputs, outputs = layer.kernel.shape
-    # Both grow with the pixels that come out, and with nothing else.
-    pixels = before // size(layer.kernel.shape)
-    return before, pixels * inputs * terms * (size(positions) + outputs)
+    Args:
+        layer: the convolution.
+        calls: its calls.
+
+    Attributes:
+        before: its multiply-adds as it is, over all calls.
+    """
+
+    def __init__(self, layer: Any, calls: Sequence[Any]) -> None:
+        from tfcompress.surgery.multiply_adds import multiply_adds, size
+
+        self.before = sum(
+            multiply_adds(layer, [call.inputs[0].shape], [call.results[0].shape]) for call in calls
+        )
+        *positions, inputs, outputs = layer.kernel.shape
+        # Both grow with the pixels that come out, and with nothing else.
+        pixels = self.before // size(layer.kernel.shape)
+        self._each = pixels * inputs * (size(positions) + outputs)
+        self._kernel = layer.kernel
+
+    def cost(self, terms: int) -> int:
+        """Multiply-adds with so many terms."""
+        return self._each * terms
+
+    def points(self) -> list[tuple[int, float]]:
+        """(multiply-adds, squared relative error) with 1, 2, ... terms, those that cost less."""
+        values = np.linalg.svd(_matrices(np.asarray(self._kernel)), compute_uv=False) ** 2
+        lost = values.sum() - np.cumsum(values.sum(0))
+        errors = lost / (values.sum() or 1.0)
+        errors = np.where(errors > ROUNDING, errors, 0.0)
+        return [
+            (self.cost(terms), float(error))
+            for terms, error in enumerate(errors, 1)
+            if self.cost(terms) < self.before
+        ]
+
+
+def _chosen(model: Any, options: Mapping[int, _Options], share: float) -> dict[int, int]:
+    """How many terms each convolution gets, 0 where it is left."""
+    from tfcompress.surgery.work import read_work
+
+    total = sum(step.multiply_adds for step in read_work(model).steps)
+    points = {key: [*of.points(), (of.before, 0.0)] for key, of in options.items()}
+    before = sum(of.before for of in options.values())
+    taken = cheapest_errors(points, before - share * total)
+    if taken is None:
+        most = (before - sum(min(p)[0] for p in points.values())) / total if total else 0.0
+        raise ConfigError(
+            "`multiply_adds` must be a share that separable convolutions can take away: with one "
+            f"term everywhere it is {most:.3f} of {total:,}. Received: {share!r}. Ask for less, "
+            "include more layers, or take channels away (`tfc.shrink`)."
+        )
+    return {key: 0 if n == len(points[key]) - 1 else n + 1 for key, n in taken.items()}
+
+
+def _check(terms: Any, multiply_adds: Any) -> None:
+    def is_number(value: Any) -> bool:
+        return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+    if isinstance(terms, bool) or not isinstance(terms, (int, np.integer)) or terms < 1:
+        raise ConfigError(f"`terms` must be a whole number above 0. Received: {terms!r}")
+    if multiply_adds is None:
+        return
+    if not (is_number(multiply_adds) and 0 < multiply_adds < 1):
+        raise ConfigError(
+            f"`multiply_adds` must be a share between 0 and 1. Received: {multiply_adds!r}"
+        )
+    if terms != 1:
+        raise ConfigError(
+            "Give `terms` or `multiply_adds`, not both: the share chooses the terms. Received: "
+            f"{terms!r} and {multiply_adds!r}"
+        )
 
 
 def _separated(layer: Any, terms: int, names: set[str]) -> tuple[Any, float]:
@@ -177,6 +270,10 @@ def _separated(layer: Any, terms: int, names: set[str]) -> tuple[Any, float]:
     if layer.kernel_constraint is not None:
         why += "; without the constraint that was on the kernel"
     new: list[Any] = []
+    if terms > 1:
+        axis = 1 if layer.data_format == "channels_first" else -1
+        name = fresh_name(f"{layer.name}_copies", names)
+        new.append(layers.Concatenate(axis, name=name, dtype=layer.dtype_policy))
     if layer.padding == "causal":
         zeros = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
         new.append(
@@ -189,8 +286,13 @@ def _separated(layer: Any, terms: int, names: set[str]) -> tuple[Any, float]:
         )
         config["padding"] = "valid"
     cls = layers.SeparableConv1D if type(layer) is layers.Conv1D else layers.SeparableConv2D
-    new.append(cls.from_config({**config, "depth_multiplier": terms}))
+    new.append(cls.from_config({**config, "depth_multiplier": 1}))
     kernel, *bias = layer.get_weights()
     depthwise, pointwise, error = closest_separable(kernel, terms)
+    *positions, inputs, outputs = kernel.shape
+    # Term by term: all channels with the first filter each, then all with the second.
+    depthwise = depthwise.swapaxes(-1, -2).reshape(*positions, terms * inputs, 1)
+    pointwise = pointwise.reshape(inputs, terms, outputs).swapaxes(0, 1)
+    pointwise = pointwise.reshape(*(1,) * len(positions), terms * inputs, outputs)
     weights = [depthwise.astype(kernel.dtype), pointwise.astype(kernel.dtype), *bias]
-    return Replacement(new, weights, why), error
+    return Replacement(new, weights, why, copies=terms), error
