@@ -49,7 +49,7 @@ _HOMES = {
     "sparsity": "pruning.measure",
     "TFLiteModel": "runtime.model",
     "available_runtimes": "runtime.adapter",
-    "BenchmarkReport": "deploy.benchmark",
+    "BenchmarkReport": "deploy.latency_report",
     "benchmark": "deploy.benchmark",
     "evaluate": "deploy.evaluate",
     "html_report": "reporting.html_report",

@@ -6,7 +6,7 @@ import pytest
 from operator_cases import cases
 
 import tfcompress as tfc
-from tfcompress.deploy import benchmark as module
+from tfcompress.deploy import timing
 
 
 def test_rows_ratios_and_json(float_file, int8_file, tmp_path):
@@ -46,14 +46,14 @@ def test_a_model_alone_and_given_inputs(float_file, images):
 
 def test_models_take_turns_in_blocks_of_alike_length(float_file, int8_file, monkeypatch):
     asked = []
-    real = module._Worker.ask
+    real = timing.TimedModel.ask
 
     def watch(self, **request):
         if "run" in request:
             asked.append((self.name, request["run"]))
         return real(self, **request)
 
-    monkeypatch.setattr(module._Worker, "ask", watch)
+    monkeypatch.setattr(timing.TimedModel, "ask", watch)
     tfc.benchmark([float_file, int8_file], runs=6)
     timed = asked[-12:]
     for turn in range(6):
@@ -72,7 +72,7 @@ def test_token_ids_are_valid_without_inputs():
 
 
 def test_a_refused_model_is_a_row_and_the_others_are_measured(float_file, monkeypatch):
-    real = module._Worker.load
+    real = timing.TimedModel.load
 
     def load(self, *arguments):
         if self.backend == "reference":
@@ -80,7 +80,7 @@ def test_a_refused_model_is_a_row_and_the_others_are_measured(float_file, monkey
         else:
             real(self, *arguments)
 
-    monkeypatch.setattr(module._Worker, "load", load)
+    monkeypatch.setattr(timing.TimedModel, "load", load)
     report = tfc.benchmark(float_file, backend=["reference", "xnnpack"], runs=2)
     assert report.rows[0].error == "too old" and math.isnan(report.rows[0].median_ms)
     assert report.rows[1].ratio == 1.0
@@ -92,7 +92,9 @@ def test_a_refused_model_is_a_row_and_the_others_are_measured(float_file, monkey
 
 def test_a_dying_worker_is_an_exception(float_file, monkeypatch):
     monkeypatch.setattr(
-        module._Worker, "load", lambda self, *_: self.process.kill() or self.ask(memory=True)
+        timing.TimedModel,
+        "load",
+        lambda self, *_: self._helper._process.kill() or self.ask(memory=True),
     )
     with pytest.raises(tfc.CorruptFileError, match="died on 'float'"):
         tfc.benchmark(float_file, runs=2)

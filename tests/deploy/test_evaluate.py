@@ -341,7 +341,7 @@ def test_a_dead_worker_is_an_exception(scored, monkeypatch):
     real = prediction_workers._Process.ask
 
     def ask(self, *question):
-        self.process.kill()
+        self._helper._process.kill()
         return real(self, *question)
 
     monkeypatch.setattr(prediction_workers._Process, "ask", ask)

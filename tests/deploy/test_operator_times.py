@@ -95,7 +95,7 @@ def test_operators_that_cannot_be_timed_cost_no_row(float_file, monkeypatch):
     def refuse(*_):
         raise tfc.DeviceError("no writer of the format")
 
-    monkeypatch.setattr("tfcompress.deploy.benchmark.operator_times", refuse)
+    monkeypatch.setattr("tfcompress.deploy.timing.operator_times", refuse)
     report = tfc.benchmark(float_file, runs=1, warmup=0, per_operator=True)
     assert report.rows[0].median_ms > 0 and report.rows[0].operators == ()
     assert "operators of 'float' are not timed: no writer" in str(report)

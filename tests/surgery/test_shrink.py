@@ -251,15 +251,15 @@ def test_open_sizes():
 
 def test_latency_is_measured_on_files(monkeypatch):
     """Sizes of files stand for times: what is measured, and how often, is the same."""
-    from tfcompress.deploy import benchmark
+    from tfcompress.deploy import benchmark, latency_report
 
     measured = []
 
     def fake(paths, *, runs):
         measured.append(runs)
         sizes = [path.stat().st_size for path in paths]
-        rows = [benchmark.BenchmarkRow("", "", 1, n, n, n, 0, 0, 1) for n in sizes]
-        return benchmark.BenchmarkReport(rows)
+        rows = [latency_report.BenchmarkRow("", "", 1, n, n, n, 0, 0, 1) for n in sizes]
+        return latency_report.BenchmarkReport(rows)
 
     monkeypatch.setattr(benchmark, "benchmark", fake)
     model = chain((8,), *(layers.Dense(64, activation="relu") for _ in range(3)), layers.Dense(2))

@@ -7,36 +7,25 @@ noise of the machine hits all alike, and each runs on warm caches.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import json
 import os
 import platform
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfcompress.deploy.gpu_numbers import GpuFigures, compare
-from tfcompress.deploy.operator_times import OperatorTime, operator_times
+from tfcompress.deploy.latency_report import BenchmarkReport, BenchmarkRow
+from tfcompress.deploy.timing import BLOCK_MS, TimedModel, measure, rows_of
 from tfcompress.deploy.timing_worker import make_inputs
 from tfcompress.errors import ConfigError, CorruptFileError, DeviceError
-from tfcompress.files import write_json
 from tfcompress.runtime import adapter, gpu, proof
-from tfcompress.runtime.conditions import Surroundings
-from tfcompress.runtime.isolation import child_environment, python_command
-from tfcompress.runtime.layer_names import LayerNames
 from tfcompress.runtime.model import TFLiteModel, input_infos, match_inputs, quantize
-from tfcompress.runtime.xnnpack import fp16_arithmetic
-from tfcompress.tables import aligned
 
 BACKENDS = (*adapter.BACKENDS, adapter.GPU)
-BLOCK_MS = 5.0
 QUIET_SHARE = 0.9
 _BUSY = (
     "The machine was busy with other work: absolute times are too high and spread widely. "
@@ -46,174 +35,6 @@ OPERATOR_NOTE = (
     "Times of operators are differences between prefixes of the graph, which take turns; the first "
     "one holds the cost of the call."
 )
-
-
-@dataclass(frozen=True)
-class BenchmarkRow:
-    """One model in one setting.
-
-    Attributes:
-        name: the file's name.
-        backend: `"xnnpack"`, `"reference"` (the runtime's builtin kernels alone) or `"gpu"`.
-        threads: threads of the runtime.
-        median_ms: median over the blocks of the time of one inference, in milliseconds.
-        p10_ms: tenth percentile.
-        p90_ms: ninetieth percentile.
-        init_ms: loading, planning of memory and packing of weights, in milliseconds.
-        peak_mb: memory that the model added to its process at most, in MiB.
-        ratio: median over the first row's median: below 1 is faster.
-        error: why it did not run, else "".
-        fp16: `"native"` or `"emulated"` where float operators computed in fp16, else "".
-        weight_cache: whether packed weights were read from a cache; `init_ms` is with it filled.
-        placed: share of the operators that XNNPACK or the GPU took, 0 to 1, read from
-            the runtime; NaN where neither was asked for or the runtime does not tell.
-        left: the operators that it left, such as `"SOFTMAX #16 (scores)"`.
-        operators: time of each operator, with `per_operator=True`.
-        p5_ms: fifth percentile, of tools that give no tenth (Android).
-        p95_ms: likewise.
-        gpu: with backend `"gpu"`, the GPU's name, what it has taken, and how its numbers differ
-            from the CPU's; else None.
-    """
-
-    name: str
-    backend: str
-    threads: int
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
-    init_ms: float
-    peak_mb: float
-    ratio: float
-    error: str = ""
-    fp16: str = ""
-    weight_cache: bool = False
-    placed: float = float("nan")
-    left: tuple[str, ...] = ()
-    operators: tuple[OperatorTime, ...] = ()
-    p5_ms: float = float("nan")
-    p95_ms: float = float("nan")
-
-    @property
-    def setting(self) -> str:
-        """The backend with its options, such as `"xnnpack, fp16 emulated"`."""
-        return (
-            self.backend
-            + (f", fp16 {self.fp16}" if self.fp16 else "")
-            + (", weight cache" if self.weight_cache else "")
-        )
-
-    gpu: GpuFigures | None = None
-
-
-@dataclass
-class BenchmarkReport:
-    """What `tfc.benchmark` has measured.
-
-    Attributes:
-        rows: one for each model, backend and thread count.
-        machine: processor, cores, system, runtime and its version, the GPU where one was used.
-        settings: runs, warm-up runs, block length.
-        notes: what to know when reading the figures, such as that the machine was busy.
-    """
-
-    rows: list[BenchmarkRow]
-    machine: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        rows = [
-            _plain(asdict(row)) | {"gpu": row.gpu.to_dict() if row.gpu else None}
-            for row in self.rows
-        ]
-        return {
-            "rows": rows,
-            "machine": self.machine,
-            "settings": self.settings,
-            "notes": self.notes,
-        }
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the report as JSON."""
-        return write_json(path, self.to_dict())
-
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Headings and cells, for printing."""
-        heads = ["model", "backend", "threads", "median ms", "p10", "p90", "init ms", "peak MB"]
-        placed = any(r.placed == r.placed for r in self.rows)
-        cells = [
-            [r.name, r.setting, str(r.threads)]
-            + (
-                [r.error, "", "", "", "", ""]
-                if r.error
-                else [
-                    _figures(r.median_ms),
-                    _figures(r.p10_ms) if r.p10_ms == r.p10_ms else f"{_figures(r.p5_ms)} (p5)",
-                    _figures(r.p90_ms) if r.p90_ms == r.p90_ms else f"{_figures(r.p95_ms)} (p95)",
-                    f"{r.init_ms:.1f}",
-                    f"{r.peak_mb:.1f}",
-                    f"x{r.ratio:.2f}",
-                ]
-            )
-            + (([f"{r.placed:.0%}" if r.placed == r.placed else "-"]) if placed else [])
-            for r in self.rows
-        ]
-        return [*heads, "ratio", *(["placed"] if placed else [])], cells
-
-    def operator_tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Title, headings and cells of each row's operator times, for printing."""
-        heads = ["operator", "layer", "ms", "+-", "share"]
-        return [
-            (
-                f"{r.name}, {r.setting}, {r.threads} thread{'s' if r.threads > 1 else ''}",
-                heads,
-                [
-                    [
-                        f"{o.name} #{o.index}" if o.index >= 0 else o.name,
-                        o.layer,
-                        f"{o.ms:.4f}",
-                        f"{o.error_ms:.4f}" if o.error_ms == o.error_ms else "-",
-                        f"{o.share:.1%}",
-                    ]
-                    for o in r.operators
-                ],
-            )
-            for r in self.rows
-            if r.operators
-        ]
-
-    def remarks(self) -> list[str]:
-        """What the table has no room for: the operators that were left, and the notes."""
-        lines: dict[str, None] = {}  # each once, in order
-        for row in self.rows:
-            if row.left:
-                few = ", ".join(row.left[:5])
-                more = f" and {len(row.left) - 5} more" if len(row.left) > 5 else ""
-                by = "the GPU" if row.backend.endswith("gpu") else "XNNPACK"
-                lines[f"{row.name}: left by {by}: {few}{more}"] = None
-        return [*lines, *self.notes]
-
-    def __str__(self) -> str:
-        heads, cells = self.table()
-        about = ", ".join(f"{key}: {value}" for key, value in self.machine.items())
-        lines = [*aligned([heads, *cells]), about, *self.remarks()]
-        for title, heads, cells in self.operator_tables():
-            lines += ["", title, *aligned([heads, *cells])]
-        return "\n".join(lines)
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON has it: no NaN, no tuples."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return None if value != value else value
-
-
-def _figures(value: float) -> str:
-    return f"{value:.4f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
 def benchmark(
@@ -350,7 +171,7 @@ def benchmark(
             progress(share)
 
     with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
-        workers: list[_Worker] = []
+        workers: list[TimedModel] = []
         try:
             for number, model in enumerate(models):
                 refused = {n: _refusal(model, runtime, n) for n in backends if n != adapter.GPU}
@@ -362,7 +183,7 @@ def benchmark(
                 for name in backends:
                     for count in counts[:1] if name == adapter.GPU else counts:
                         for half in halves if name == "xnnpack" else [False]:
-                            worker = _Worker(model.name, name, count)
+                            worker = TimedModel(model.name, name, count)
                             workers.append(worker)
                             worker.model, worker.fp16 = model, half
                             worker.error = refused.get(name, "")
@@ -374,7 +195,7 @@ def benchmark(
                             if not worker.error:
                                 worker.load(file, data, runtime)
             running = [w for w in workers if not w.error]
-            _measure(running, runs, warmup, functools.partial(_told, told, 0.0, share_of_runs))
+            measure(running, runs, warmup, functools.partial(_told, told, 0.0, share_of_runs))
             for worker in running:
                 worker.describe()
             if per_operator:
@@ -388,7 +209,7 @@ def benchmark(
                         untimed.append(f"The operators of {worker.name!r} are not timed: {error}")
             if all(worker.error for worker in workers):
                 raise DeviceError(f"No model could be measured: {workers[0].error}")
-            rows = _rows(workers)
+            rows = rows_of(workers)
             # One thread that computes has its processor to itself unless others want it too.
             alone = [w for w in workers if w.threads == 1 and w.backend != adapter.GPU]
             shares = [share for w in alone for share in w.on_cpu]
@@ -511,196 +332,6 @@ def _write_inputs(model: TFLiteModel, inputs: Any, path: str) -> None:
             rows = np.arange(info.shape[0] if info.shape else 1) % max(count, 1)
             values.append(quantize(array[rows], info).reshape(info.shape))
     np.savez(path, *values)
-
-
-class _Worker:
-    """A process that holds one model in one setting."""
-
-    def __init__(self, name: str, backend: str, threads: int) -> None:
-        self.name, self.backend, self.threads = name, backend, threads
-        self.model: TFLiteModel | None = None
-        self.fp16 = False
-        self.on_gpu: dict[str, Any] = {}
-        self.gpu: GpuFigures | None = None
-        self.cache: str | None = None
-        self.file = self.data = self.runtime = self.error = ""
-        self.placed = float("nan")
-        self.left: tuple[str, ...] = ()
-        self.operators: tuple[OperatorTime, ...] = ()
-        self.init_ms = self.peak_mb = float("nan")
-        self.samples: list[float] = []
-        self.on_cpu: list[float] = []
-        self.block = 1
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self.process = subprocess.Popen(
-            python_command("tfcompress.deploy.timing_worker:serve"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            env=child_environment(),
-            text=True,
-        )
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except OSError:
-            line = ""
-        if not line:
-            code = self.process.wait()
-            if self.backend == adapter.GPU:
-                raise gpu.device_error(f"exit code {code}", died=True)
-            raise CorruptFileError(
-                f"The runtime died on {self.name!r} (exit code {code}): the file is damaged, or "
-                "the machine ran out of memory."
-            )
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer and answer["kind"] != "DeviceError":
-            raise CorruptFileError(f"{self.name!r} cannot be run: {answer['error']}")
-        return answer
-
-    def compare(self, model: TFLiteModel, inputs: Any, runtime: str) -> None:
-        """What becomes of the model on the GPU, and how its numbers differ from the CPU's."""
-        try:
-            self.gpu = compare(model, inputs, threads=self.threads, runtime=runtime, **self.on_gpu)
-            self.placed = self.gpu.placement.placed / max(self.gpu.placement.operators, 1)
-        except DeviceError as error:  # of this model only: that there is a GPU is known
-            self.error = str(error)
-
-    def load(self, file: str, data: str, runtime: str) -> None:
-        self.file, self.data, self.runtime = file, data, runtime
-        if self.cache and not os.path.exists(self.cache):
-            filling = _Worker(self.name, self.backend, self.threads)
-            filling.fp16, filling.cache = self.fp16, self.cache
-            try:
-                self.error = filling.ask(**filling._request(file, data, runtime)).get("error", "")
-            finally:
-                filling.close()
-        if not self.error:
-            try:
-                answer = self.ask(**self._request(file, data, runtime))
-            except DeviceError as error:  # a GPU's driver died of it
-                answer = {"error": str(error)}
-            self.error = answer.get("error", "")
-            self.init_ms = answer.get("init_ms", float("nan"))
-
-    def _request(self, file: str, data: str, runtime: str, number: int = 0) -> dict[str, Any]:
-        return {
-            "load": file,
-            "inputs": data,
-            "runtime": runtime,
-            "backend": self.backend,
-            "threads": self.threads,
-            "fp16_arithmetic": self.fp16,
-            **self.on_gpu,
-            "cache": self.cache,
-            "number": number,
-        }
-
-    def describe(self) -> None:
-        """Asks whether fp16 is in force, and which operators XNNPACK has taken."""
-        if self.backend != "xnnpack" or self.model is None:
-            return
-        if self.fp16:
-            self.error = self.ask(fp16=self.file, inputs=self.data).get("error", "")
-        taken = self.ask(placement=self.file, runtime=self.runtime).get("placed")
-        if not self.error and taken:
-            graph = self.model.parsed.subgraphs[0]
-            layers = LayerNames(self.model.parsed, graph, Surroundings(self.model.parsed, graph))
-            self.placed = sum(taken) / len(taken)
-            self.left = tuple(
-                f"{operator.name} #{operator.index} ({layers.of(operator)})"
-                for operator, is_taken in zip(graph.operators, taken, strict=True)
-                if not is_taken
-            )
-
-    def time_operators(self, folder: str, runs: int, progress: Callable[[float], None]) -> None:
-        """Times each operator in this process."""
-        assert self.model is not None
-
-        def load(content: bytes, number: int) -> None:
-            file = Path(folder) / f"prefix-{number}.tflite"
-            file.write_bytes(content)
-            request = self._request(str(file), self.data, self.runtime, number)
-            answer = self.ask(**{**request, "cache": None})  # it is the whole model's
-            file.unlink()
-            if "error" in answer:
-                raise DeviceError(answer["error"])
-
-        self.ask(forget=True)
-        self.operators = operator_times(
-            self.model, self.ask, load, self.threads, runs, BLOCK_MS, progress
-        )
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # a dead worker's pipe is broken
-            if self.process.stdin:
-                self.process.stdin.close()
-        try:
-            self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        if self.process.stdout:
-            self.process.stdout.close()
-        self.log.close()
-
-
-def _measure(
-    workers: Sequence[_Worker], runs: int, warmup: int, progress: Callable[[float], None] | None
-) -> None:
-    for worker in workers:
-        if warmup:
-            worker.ask(run=warmup)
-        # The shortest of a few: a neighbour that interrupts one must not shorten the blocks.
-        once = min(worker.ask(run=3)["ms"] for _ in range(5))
-        worker.block = max(1, int(np.ceil(BLOCK_MS / max(once, 1e-4))))
-    order = np.random.default_rng(0)
-    for done in range(runs):
-        # A new order in each round: nobody always runs behind the same neighbour.
-        for number in order.permutation(len(workers)):
-            worker = workers[number]
-            answer = worker.ask(run=worker.block)
-            worker.samples.append(answer["ms"])
-            worker.on_cpu.append(answer["on_cpu"])
-        if progress is not None:
-            progress((done + 1) / runs)
-    for worker in workers:
-        worker.peak_mb = worker.ask(memory=True)["peak_mb"]
-
-
-def _rows(workers: Sequence[_Worker]) -> list[BenchmarkRow]:
-    first = next(float(np.median(w.samples)) for w in workers if w.samples and not w.error)
-    rows = []
-    for worker in workers:
-        nan = float("nan")
-        low, median, high = nan, nan, nan
-        if worker.samples and not worker.error:
-            low, median, high = map(float, np.percentile(worker.samples, [10, 50, 90]))
-        rows.append(
-            BenchmarkRow(
-                worker.name,
-                worker.backend,
-                worker.threads,
-                median,
-                low,
-                high,
-                worker.init_ms,
-                worker.peak_mb,
-                median / first,
-                worker.error,
-                fp16_arithmetic() if worker.fp16 and not worker.error else "",
-                worker.cache is not None,
-                worker.placed,
-                worker.left,
-                worker.operators,
-                gpu=worker.gpu,
-            )
-        )
-    return rows
 
 
 def describe_machine(runtime: str) -> dict[str, Any]:

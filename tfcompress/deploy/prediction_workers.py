@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pickle
 import queue
-import signal
-import subprocess
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +12,12 @@ import numpy as np
 
 from tfcompress import errors
 from tfcompress.errors import DeviceError
-from tfcompress.runtime.isolation import child_environment, python_command
+from tfcompress.runtime.helper_process import (
+    Failed,
+    HelperProcess,
+    ProcessDied,
+    answer_questions,
+)
 from tfcompress.runtime.model import TFLiteModel
 
 Arrays = dict[str, np.ndarray]
@@ -98,69 +97,35 @@ class _Process:
 
     def __init__(self) -> None:
         self.loaded = False
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self.process = subprocess.Popen(
-            python_command(f"{__name__}:serve"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            env=child_environment(),
-        )
+        self._helper = HelperProcess(f"{__name__}:serve")
 
     def ask(self, content: bytes, inputs: Arrays, settings: dict[str, Any]) -> Arrays:
-        assert self.process.stdin is not None and self.process.stdout is not None
         try:
-            message = (None if self.loaded else content, inputs, settings)
-            pickle.dump(message, self.process.stdin, pickle.HIGHEST_PROTOCOL)
-            self.process.stdin.flush()
-            answer = pickle.load(self.process.stdout)
-        except (OSError, EOFError, pickle.UnpicklingError):
-            code = self.process.wait()
+            found: Arrays = self._helper.ask((None if self.loaded else content, inputs, settings))
+        except ProcessDied as died:
             raise DeviceError(
-                f"A worker process died (exit code {code}): the machine may have run out of "
+                f"A worker process died (exit code {died.code}): the machine may have run out of "
                 "memory. Use fewer workers; with `resume` what was done is kept."
             ) from None
+        except Failed as failed:
+            raise getattr(errors, failed.kind, DeviceError)(str(failed)) from None
         self.loaded = True
-        if isinstance(answer, tuple):
-            kind, text = answer
-            raise getattr(errors, kind, DeviceError)(text)
-        found: Arrays = answer
         return found
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # a dead worker's pipe is broken
-            if self.process.stdin:
-                self.process.stdin.close()
-        try:
-            self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        if self.process.stdout:
-            self.process.stdout.close()
-        self.log.close()
+        self._helper.close()
 
 
 def serve() -> int:
-    """The worker's side: answers until its input ends."""
-    with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the asking process decides on Ctrl-C
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what native code prints must not mix with the answers
-    questions = os.fdopen(os.dup(0), "rb")
+    """The worker's side."""
     model: TFLiteModel | None = None
-    while True:
-        try:
-            content, inputs, settings = pickle.load(questions)
-        except EOFError:
-            return 0
-        answer: Any
-        try:
-            if content is not None:
-                model = TFLiteModel(content)
-            assert model is not None
-            answer = run(model, inputs, settings)
-        except Exception as error:
-            answer = (type(error).__name__, str(error))
-        pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
-        answers.flush()
+
+    def answer(question: tuple[bytes | None, Arrays, dict[str, Any]]) -> Arrays:
+        nonlocal model
+        content, inputs, settings = question
+        if content is not None:
+            model = TFLiteModel(content)
+        assert model is not None
+        return run(model, inputs, settings)
+
+    return answer_questions(answer)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import sys
 import time
 from typing import Any
@@ -12,41 +10,39 @@ from typing import Any
 import numpy as np
 
 from tfcompress.runtime import adapter, placement, proof, xnnpack
+from tfcompress.runtime.helper_process import answer_questions
 
 
 def serve() -> int:
-    """Answers one JSON request a line until its input ends: load, then run, then memory."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    """Answers requests: load, then run, then memory."""
     sessions: dict[int, Any] = {}
     base = 0.0
-    for line in sys.stdin:
-        request = json.loads(line)
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        nonlocal base
         number = request.get("number", 0)  # of several models in one process
-        answer: dict[str, Any] = {}
-        try:
-            if "load" in request:
-                adapter.interpreter_module(request["runtime"])
-                if _has_options(request):
-                    xnnpack.environment()
-                base = _reset_peak()
-                sessions[number], answer["init_ms"] = _load(request)
-            elif "run" in request:
-                answer["ms"], answer["on_cpu"] = _time(sessions[number], request["run"])
-            elif "forget" in request:
-                sessions.clear()
-            elif "fp16" in request:
-                xnnpack.check_fp16(
-                    _content(request["fp16"]), _inputs(sessions[number], request["inputs"])
-                )
-            elif "placement" in request:
-                answer["placed"] = _placement(request)
-            elif "memory" in request:
-                answer["peak_mb"] = max(0.0, _peak_mb() - base)
-        except Exception as error:
-            answer = {"error": str(error), "kind": type(error).__name__}
-        print(json.dumps(answer), file=answers, flush=True)
-    return 0
+        found: dict[str, Any] = {}
+        if "load" in request:
+            adapter.interpreter_module(request["runtime"])
+            if _has_options(request):
+                xnnpack.environment()
+            base = _reset_peak()
+            sessions[number], found["init_ms"] = _load(request)
+        elif "run" in request:
+            found["ms"], found["on_cpu"] = _time(sessions[number], request["run"])
+        elif "forget" in request:
+            sessions.clear()
+        elif "fp16" in request:
+            xnnpack.check_fp16(
+                _content(request["fp16"]), _inputs(sessions[number], request["inputs"])
+            )
+        elif "placement" in request:
+            found["placed"] = _placement(request)
+        elif "memory" in request:
+            found["peak_mb"] = max(0.0, _peak_mb() - base)
+        return found
+
+    return answer_questions(answer)
 
 
 def _load(request: dict[str, Any]) -> tuple[Any, float]:

@@ -22,13 +22,8 @@ from typing import Any, Final
 from tfcompress.deploy.android import adb as adb_module
 from tfcompress.deploy.android import commands, device, profile, program, results
 from tfcompress.deploy.android.placement import Placement, parse_placement
-from tfcompress.deploy.benchmark import (
-    BenchmarkReport,
-    BenchmarkRow,
-    check_counts,
-    check_fp16_values,
-    load_models,
-)
+from tfcompress.deploy.benchmark import check_counts, check_fp16_values, load_models
+from tfcompress.deploy.latency_report import BenchmarkReport, BenchmarkRow
 from tfcompress.deploy.operator_times import OperatorTime
 from tfcompress.errors import ConfigError, DeviceError
 from tfcompress.runtime import proof
