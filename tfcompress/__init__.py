@@ -81,7 +81,7 @@ _HOMES = {
     "BatchNormSparsity": "surgery.slimming",
     "remove_dead": "surgery.dead",
 }
-_PACKAGES = ("models",)
+_PACKAGES = ("legacy", "models")
 
 __all__ = sorted([*_HOMES, *_PACKAGES, "__version__"])
 

@@ -21,9 +21,9 @@ def check_keras3(model: Any) -> None:
     if any(name.startswith(("tf_keras.", "tensorflow.python.keras.")) for name in modules):
         raise ModelTypeError(
             f"`model` must be a Keras 3 model. Received a Keras 2 (tf_keras) "
-            f"{type(model).__name__}. Rebuild it with Keras 3, whose layers have the same names, "
-            "or use tensorflow-model-optimization on it. (tfcompress.legacy.to_keras3 and "
-            "tfcompress.legacy.prune / quantize_aware / cluster will do that in a later release.)"
+            f"{type(model).__name__}. Bring it to Keras 3 by tfcompress.legacy.to_keras3(model); "
+            "or keep it in Keras 2, where tfcompress.legacy.prune, quantize_aware, cluster and "
+            "strip do what tensorflow-model-optimization does."
         )
     raise ModelTypeError(
         f"`model` must be a keras.Model. Received: {type(model).__name__} ({model!r:.80})"

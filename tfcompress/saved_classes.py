@@ -15,6 +15,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from tfcompress.legacy.activations import hard_sigmoid_of_keras2
+
 # name -> the module that defines it.
 _HOMES = {
     "TransformedLayer": "transforms.wrapper",
@@ -45,6 +47,7 @@ def _register(keras: ModuleType) -> None:
     for name in _HOMES:
         # The classes themselves take these places when they are imported.
         known.setdefault(f"tfcompress>{name}", _StandIn(name))
+    keras.saving.register_keras_serializable("tfcompress")(hard_sigmoid_of_keras2)
 
 
 class _WhenImported(importlib.abc.MetaPathFinder):

@@ -64,7 +64,9 @@ def _matches(part: Any, path: str, layer: keras.Layer, argument: str) -> bool:
 def _is_layer(part: Any) -> bool:
     import keras
 
-    return isinstance(part, keras.Layer)
+    # Layers of Keras 2 are chosen in the same way, see tfcompress.legacy.
+    of_keras2 = any(cls.__module__.startswith("tf_keras.") for cls in type(part).__mro__)
+    return isinstance(part, keras.Layer) or of_keras2
 
 
 def _nothing(part: Any, layers: Sequence[tuple[str, keras.Layer]], argument: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from tfcompress.errors import ConfigError, ModelTypeError
+from tfcompress.keras3 import check_keras3
 from tfcompress.quantization.linear_layer import QuantizedLinear
 from tfcompress.quantization.model import quantized_layers
 
@@ -42,6 +43,11 @@ class QuantizationCallback(keras.callbacks.Callback):
         self._epoch = 0
         self._done: set[str] = set()
         self._first_loss: float | None = None
+
+    def set_model(self, model: Any) -> None:
+        """Keras's hook: takes the model that `fit` trains."""
+        check_keras3(model)
+        super().set_model(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks that there is something to do."""

@@ -8,6 +8,7 @@ import keras
 
 from tfcompress import registry
 from tfcompress.errors import ConfigError
+from tfcompress.keras3 import check_keras3
 from tfcompress.scope import ScopeLike, resolve
 
 
@@ -52,6 +53,11 @@ class BatchNormSparsity(keras.callbacks.Callback):
         self.layers: list[keras.Layer] = []
         self._include, self._exclude = include, exclude
         self._steps = 0
+
+    def set_model(self, model: Any) -> None:
+        """Keras's hook: takes the model that `fit` trains."""
+        check_keras3(model)
+        super().set_model(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the layers."""
