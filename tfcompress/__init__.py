@@ -29,6 +29,7 @@ _HOMES = {
     "DeviceError": "errors",
     "ModelTypeError": "errors",
     "ScopeError": "errors",
+    "TrainingError": "errors",
     "VerificationError": "errors",
     "CompressionReport": "report",
     "ConstantSparsity": "schedules",
@@ -79,6 +80,8 @@ _HOMES = {
     "shrink": "surgery.shrink",
     "ShrinkSchedule": "surgery.shrink_schedule",
     "BatchNormSparsity": "surgery.slimming",
+    "Pipeline": "pipeline.pipeline",
+    "PipelineReport": "pipeline.report",
     "remove_dead": "surgery.dead",
 }
 _PACKAGES = ("models",)
