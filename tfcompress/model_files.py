@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ def load_model(path: str | Path, *, compiled: bool = False) -> Any:
     try:
         if compiled:
             # A loss of the user's own is no reason to refuse the model.
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the optimizer's state does not matter
                 return keras.models.load_model(path, compile=True)
         return keras.models.load_model(path, compile=False)
     except Exception as error:

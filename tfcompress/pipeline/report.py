@@ -22,8 +22,9 @@ class StepRow:
         metrics: loss and metrics on the validation data.
         parameters: of a Keras model; None for files.
         multiply_adds: of one example; None for files, and where nobody knows.
-        zeros: share of zeros in the kernels of a Keras model; None for files.
-        size: bytes of the file; of a Keras model, of its weights as they are stored.
+        zeros: share of zeros in the kernels of a Keras model; None for files, and where the
+            kernels are integers in training.
+        size: bytes of the file; of a Keras model, of its weights as they are stored; likewise.
         zipped: the same after gzip -9.
     """
 
@@ -33,8 +34,8 @@ class StepRow:
     parameters: int | None
     multiply_adds: int | None
     zeros: float | None
-    size: int
-    zipped: int
+    size: int | None
+    zipped: int | None
 
 
 @dataclass
@@ -93,8 +94,8 @@ class PipelineReport:
                 _figure(row.parameters, "{:,}"),
                 _figure(row.multiply_adds, "{:,}"),
                 _figure(row.zeros, "{:.1%}"),
-                f"{row.size:,}",
-                f"{row.zipped:,}",
+                _figure(row.size, "{:,}"),
+                _figure(row.zipped, "{:,}"),
             ]
             for row in self.rows
         ]

@@ -237,18 +237,15 @@ class Run:
             work: int | None = tfc.complexity(model).multiply_adds
         except CompressError:
             work = None
+        metrics = self._objective.measure(found, self._data.y_val)
+        if is_quantize_aware(model):  # it also holds grids and masks; its file tells the rest
+            count = int(sum(np.size(variable) for variable in model.trainable_weights))
+            return StepRow(name, number, metrics, count, work, None, None, None)
         values = [np.asarray(variable) for variable in model.weights]
         stored = b"".join(value.tobytes() for value in values)
-        return StepRow(
-            name,
-            number,
-            self._objective.measure(found, self._data.y_val),
-            int(sum(value.size for value in values)),
-            work,
-            None if is_quantize_aware(model) else float(tfc.sparsity(model)["total"]),
-            len(stored),
-            _zipped(stored),
-        )
+        count = int(sum(value.size for value in values))
+        zeros = float(tfc.sparsity(model)["total"])
+        return StepRow(name, number, metrics, count, work, zeros, len(stored), _zipped(stored))
 
     def _predicted(self, model: Any) -> list[np.ndarray]:
         from keras import tree
