@@ -26,7 +26,16 @@ STEPS = [
             "train": {"epochs": 3, "learning_rate": 0.01, "batch_size": 32},
         }
     },
-    {"quantize": {"train": {"epochs": 2, "learning_rate": 0.001, "batch_size": 32}}},
+    {
+        "quantize": {
+            "train": {
+                "epochs": 2,
+                "learning_rate": 0.001,
+                "batch_size": 32,
+                "distill": {"temperature": 2.0},
+            }
+        }
+    },
     {"convert": {"precision": "int8"}},
     {"pack": {"slim": True}},
 ]

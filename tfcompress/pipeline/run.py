@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,7 +202,7 @@ class Run:
         assert step.training is not None
         prunes = step.verb == "prune"
         model = acted.model if prunes else held(acted.model, kept)
-        trainee, student = taught(model, step, self._teacher, self._data)
+        trainee, student = taught(model, step, self._teacher)
         history = fitting.fit(
             trainee,
             step.training,
@@ -217,6 +217,8 @@ class Run:
         acted.model = released(student(), acted.model)
         for callback in acted.callbacks:
             acted.report = getattr(callback, "report", None) or acted.report
+        if trainee is not model:
+            acted.report = _with_teacher(acted.report, trainee.compression_report)
         return history
 
     def _teacher(self, name: str) -> Any:
@@ -325,6 +327,14 @@ def _record(
     # As it is read back, so that a run that was resumed has the same values.
     read: dict[str, Any] = json.loads(json.dumps(told, default=plain))
     return read
+
+
+def _with_teacher(report: CompressionReport | None, taught: CompressionReport) -> CompressionReport:
+    """One report of what the verb did and what the teacher taught."""
+    if report is None:
+        return taught
+    said = ", ".join(f"{name}={value}" for name, value in taught.settings.items())
+    return replace(report, notes=[*report.notes, f"distill: {said}", *taught.notes])
 
 
 def _placed(error: CompressError, step: Step) -> CompressError:

@@ -139,8 +139,6 @@ def _check_together(step: Step) -> None:
                "energy", "rank", "multiply_adds")  # fmt: skip
     if step.verb == "prune":
         _check_prune(step)
-    if step.verb == "quantize" and said.get("range_method") == "lsq" and said.get("samples") == 0:
-        refuse("lsq needs `samples`", "samples")
 
 
 def _check_prune(step: Step) -> None:

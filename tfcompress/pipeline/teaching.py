@@ -5,23 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tfcompress.errors import ConfigError
 from tfcompress.pipeline.steps import Step
 
 
-def taught(
-    model: Any, step: Step, teacher: Callable[[str], Any], data: Any
-) -> tuple[Any, Callable[[], Any]]:
+def taught(model: Any, step: Step, teacher: Callable[[str], Any]) -> tuple[Any, Callable[[], Any]]:
     """What is trained in a step, and what gives the model that came out.
 
     Args:
         model: the student.
         step: which asks for a teacher or not.
         teacher: gives the model of that name.
-        data: examples.
-
-    Raises:
-        ConfigError: this version of tfcompress cannot distil.
     """
     assert step.training is not None
     how = step.training.distill
@@ -29,12 +22,7 @@ def taught(
         return model, lambda: model
     import tfcompress as tfc
 
-    distill = getattr(tfc, "distill", None)
-    if distill is None:
-        raise ConfigError(
-            f"{step.where}: this version of tfcompress has no tfc.distill. Leave `distill` out."
-        )
-    trainee = distill(
+    trainee = tfc.distill(
         model,
         teacher(how.teacher),
         temperature=how.temperature,
