@@ -75,6 +75,8 @@ def test_wheel_holds_models_and_types(tmp_path):
     }
     assert sources <= names
     assert "tfcompress/py.typed" in names
+    recipes = {f"tfcompress/pipeline/recipes/{name}.yaml" for name in ("small", "fast", "balanced")}
+    assert recipes <= set(names)
     assert {f"tfcompress/reporting/page/{name}" for name in ("style.css", "script.js")} <= names
     unpacked = tmp_path / "unpacked"
     zipfile.ZipFile(wheel).extractall(unpacked)

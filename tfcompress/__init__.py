@@ -29,6 +29,7 @@ _HOMES = {
     "DeviceError": "errors",
     "ModelTypeError": "errors",
     "ScopeError": "errors",
+    "TrainingError": "errors",
     "VerificationError": "errors",
     "CompressionReport": "report",
     "ConstantSparsity": "schedules",
@@ -44,6 +45,9 @@ _HOMES = {
     "PruningCallback": "pruning.callback",
     "prune": "pruning.prune",
     "cluster": "clustering.cluster",
+    "CachedTeacher": "distillation.cache",
+    "cache_teacher": "distillation.cache",
+    "distill": "distillation.distill",
     "strip": "transforms.strip",
     "xnnpack_sparse_layers": "pruning.sparse_layers",
     "sparsity": "pruning.measure",
@@ -79,6 +83,8 @@ _HOMES = {
     "shrink": "surgery.shrink",
     "ShrinkSchedule": "surgery.shrink_schedule",
     "BatchNormSparsity": "surgery.slimming",
+    "Pipeline": "pipeline.pipeline",
+    "PipelineReport": "pipeline.report",
     "remove_dead": "surgery.dead",
 }
 _PACKAGES = ("legacy", "models")

@@ -38,6 +38,10 @@ class ConversionError(CompressError):
         self.log = log
 
 
+class TrainingError(CompressError):
+    """A training has diverged: its loss is NaN or infinite."""
+
+
 class VerificationError(CompressError):
     """An artefact does not compute what its model computes."""
 

@@ -103,11 +103,12 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, *, overwrite: bool
 
 def write_json(path: str | os.PathLike[str], value: Any, *, overwrite: bool = True) -> Path:
     """Writes `value` as indented JSON, atomically."""
-    text = json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n"
+    text = json.dumps(value, indent=2, allow_nan=False, default=plain) + "\n"
     return write_bytes(path, text.encode(), overwrite=overwrite)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON does not know, as what it does: `default` of `json.dumps`."""
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
         return value.item()
     if hasattr(value, "tolist"):

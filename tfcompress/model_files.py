@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,13 @@ from tfcompress.datasets import load_images, load_npz
 from tfcompress.errors import ConfigError, DataError, ModelTypeError
 
 
-def load_model(path: str | Path) -> Any:
+def load_model(path: str | Path, *, compiled: bool = False) -> Any:
     """Loads a Keras 3 model.
 
     Args:
         path: a `.keras` or `.h5` file, or a SavedModel folder (wrapped as an inference-only
             model).
+        compiled: with the loss and metrics that it was compiled with, where Keras can load them.
 
     Raises:
         ConfigError: no such file, or of no known kind.
@@ -36,6 +39,11 @@ def load_model(path: str | Path) -> Any:
             f"Received: {str(path)!r}"
         )
     try:
+        if compiled:
+            # A loss of the user's own is no reason to refuse the model.
+            with contextlib.suppress(Exception), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the optimizer's state does not matter
+                return keras.models.load_model(path, compile=True)
         return keras.models.load_model(path, compile=False)
     except Exception as error:
         raise ModelTypeError(
@@ -134,3 +142,59 @@ def load_labelled(source: str, inputs: Sequence[str], image_size: int = 96) -> t
         f"{source!r} must hold labels: x and y, x_test and y_test, or arrays named as the inputs "
         f"{sorted(inputs)} with y or the outputs' names. Received: {sorted(arrays)}"
     )
+
+
+def load_training(source: str, model: Any) -> tuple[Any, Any]:
+    """Labelled data to train a model on, and to validate it on, from a file.
+
+    Args:
+        source: an `.npz` with x_train and y_train (and perhaps x_test and y_test), with x and y,
+            or with arrays named as the model's inputs and y or arrays named as its outputs; or a
+            folder of images, one folder for each class. 8-bit images are scaled to 0..1 and get
+            an axis of channels where the model has one.
+        model: which it is for.
+
+    Returns:
+        (x, y) to train on, and (x, y) to validate on or None.
+
+    Raises:
+        ConfigError: no such file, or of no known kind.
+        DataError: it cannot be read, or holds no labels.
+    """
+    from tfcompress.conversion.export import read_interface
+
+    specs = read_interface(model).specs
+    path = Path(source)
+    if path.is_dir():
+        shape = specs[0].shape
+        size = shape[1] if len(shape) == 4 and shape[1] else 96
+        images = load_images(source, image_size=size)
+        return (images.x_train, images.y_train), (images.x_test, images.y_test)
+    if path.suffix != ".npz":
+        raise ConfigError(f"Labelled data must be .npz or a folder of images. Received: {source!r}")
+    arrays = load_npz(path)
+    names = [spec.name for spec in specs]
+    pairs = []
+    for x, y in (("x_train", "y_train"), ("x_test", "y_test")):
+        if x in arrays and y in arrays:
+            pairs.append((_fitting(arrays[x], specs[0]), arrays[y]))
+    if "x_train" in arrays and pairs:
+        return pairs[0], pairs[1] if len(pairs) > 1 else None
+    if set(names) <= set(arrays) and len(arrays) > len(names):
+        labels = {name: array for name, array in arrays.items() if name not in names}
+        return ({name: arrays[name] for name in names}, labels.get("y", labels)), None
+    if "x" in arrays and "y" in arrays:
+        return (_fitting(arrays["x"], specs[0]), arrays["y"]), None
+    raise DataError(
+        f"{source!r} must hold x_train and y_train, x and y, or arrays named as the inputs {names} "
+        f"with y or the outputs' names. Received: {sorted(arrays)}"
+    )
+
+
+def _fitting(array: np.ndarray, spec: Any) -> np.ndarray:
+    """Images as the model takes them: as float in 0..1, with an axis of channels."""
+    if len(spec.shape) == 4 and array.ndim == 3 and spec.shape[-1] in (1, None):
+        array = array[..., None]
+    if len(spec.shape) == 4 and array.dtype == np.uint8 and spec.dtype.startswith("float"):
+        array = array.astype(np.float32) / np.float32(255)
+    return array

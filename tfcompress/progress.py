@@ -22,16 +22,21 @@ class Progress:
         if self._bars is not None:
             if self._task is not None:
                 self._bars.update(self._task, completed=1.0, total=1.0)
-            self._task = self._bars.add_task(name, total=1.0)
+            self._task = self._bars.add_task(name, total=1.0, seen="")
 
-    def update(self, share: float | None) -> None:
-        """Sets the share done, 0 to 1; None where nobody knows how much there is."""
+    def update(self, share: float | None, seen: str = "") -> None:
+        """Sets the share done, 0 to 1; None where nobody knows how much there is.
+
+        Args:
+            share: the share.
+            seen: what is to be seen there now, such as an epoch's loss.
+        """
         if self._bars is None or self._task is None:
             return
         if share is None:
-            self._bars.update(self._task, total=None)
+            self._bars.update(self._task, total=None, seen=seen)
         else:
-            self._bars.update(self._task, completed=share, total=1.0)
+            self._bars.update(self._task, completed=share, total=1.0, seen=seen)
 
 
 @contextmanager
@@ -68,6 +73,8 @@ def _bars() -> Any:
         rich.progress.BarColumn(bar_width=30),
         rich.progress.TaskProgressColumn(),
         rich.progress.TimeElapsedColumn(),
+        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.fields[seen]}", markup=False),
         console=console,
         transient=True,
     )

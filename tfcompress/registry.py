@@ -164,6 +164,20 @@ def see_through(cls: type) -> type:
     return cls
 
 
+def student_of(model: Any) -> Any:
+    """The model that ships, of one that may stand around it while it trains.
+
+    Of a distiller, Keras's, `tfc.distill`'s or your own (a model with a `student` and a `teacher`
+    that are models), it is the student: callbacks and verbs see its layers alone, under the same
+    paths as without the distiller. Any other model is itself what ships.
+    """
+    from keras import Model
+
+    while all(isinstance(getattr(model, name, None), Model) for name in ("student", "teacher")):
+        model = model.student
+    return model
+
+
 def walk(model: keras.Model) -> list[tuple[str, keras.Layer]]:
     """Every layer that the model holds, nested ones included, each once, with its path.
 

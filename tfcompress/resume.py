@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tfcompress import files
+from tfcompress import files, registry
 from tfcompress.errors import ConfigError, CorruptFileError, DataError, ModelTypeError
 from tfcompress.keras3 import check_keras3
 from tfcompress.variables import value_of
@@ -328,7 +328,7 @@ class Resume(keras.callbacks.Callback):
         for optimizer in optimizers:
             for variable in optimizer.variables:
                 track("optimizer", f"{type(optimizer).__name__}/{variable.name}", variable)
-        pruning = getattr(model, "_pruning_state", None)
+        pruning = getattr(registry.student_of(model), "_pruning_state", None)
         for variable in pruning.variables if pruning is not None else []:
             track("pruning", variable.name, variable)
         if global_seed:

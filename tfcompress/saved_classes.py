@@ -22,6 +22,7 @@ _HOMES = {
     "TransformedLayer": "transforms.wrapper",
     "TransformedModel": "transforms.model",
     "Centroids": "transforms.centroids",
+    "DistilledModel": "distillation.model",
     "Mask": "transforms.mask",
     "PruningMask": "pruning.wrapped",
     "QuantizedEmbedding": "quantization.embedding_layer",

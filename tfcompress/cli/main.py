@@ -21,6 +21,7 @@ COMMANDS = (
     "evaluate",
     "benchmark",
     "report",
+    "compress",
     "pack",
     "unpack",
 )

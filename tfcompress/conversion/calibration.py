@@ -110,7 +110,7 @@ def labelled(
     pair = _pair(data, specs, ordered) if isinstance(data, (list, tuple)) else None
     if pair is None and (_is_whole(data) and not isinstance(data, (list, tuple))):
         raise DataError(_no_pair(data, specs))
-    for number, item in enumerate([data] if pair is not None else _iterate(data)):
+    for number, item in enumerate([data] if pair is not None else iterate(data)):
         pair = _pair(item, specs, ordered)
         if pair is None:
             raise DataError(f"{_no_pair(item, specs)} (item {number} of the data)")
@@ -161,14 +161,15 @@ def _is_whole(data: Any) -> bool:
 
 
 def _items(data: Any, specs: Sequence[InputSpec]) -> Iterator[dict[str, np.ndarray]]:
-    for number, item in enumerate(_iterate(data)):
+    for number, item in enumerate(iterate(data)):
         fitted = _fit(item, specs)
         if fitted is None:
             raise DataError(f"{_mismatch(item, specs)} (item {number} of the representative data)")
         yield fitted
 
 
-def _iterate(data: Any) -> Iterable[Any]:
+def iterate(data: Any) -> Iterable[Any]:
+    """The items of a stream of any kind: what comes after arrays in `gather`."""
     if isinstance(data, Callable):  # type: ignore[arg-type]
         data = data()
     if isinstance(data, (list, tuple)):

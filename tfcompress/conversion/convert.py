@@ -43,7 +43,7 @@ def convert(
 
     Args:
         model: a built Keras 3 model: Functional, Sequential or subclassed, with any number of
-            inputs and outputs. It is left as it is.
+            inputs and outputs. It is left as it is. Of what `tfc.distill` returned, the student.
         precision: what is stored and computed.
             `"fp32"`: float32. `"fp16"`: weights stored as float16, half the size.
             `"dynamic"`: int8 weights, activations quantized on the fly (Dense, convolutions).
@@ -86,6 +86,9 @@ def convert(
     Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference".
     """
+    from tfcompress import registry
+
+    model = registry.student_of(model)
     trained = _trained_ranges(model, precision)
     settings = get_precision(precision, io, trained=trained)
     for name, value in (("batch_size", batch_size), ("calibration_samples", calibration_samples)):
@@ -94,7 +97,6 @@ def convert(
     if path is not None:
         check_writable(path, overwrite=overwrite)
 
-    from tfcompress import registry
     from tfcompress.conversion import checks, export, storage
     from tfcompress.conversion.converter import Converter
 

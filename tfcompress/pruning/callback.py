@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfcompress import registry
 from tfcompress.keras3 import check_keras3
 from tfcompress.pruning.pruner import Pruner, check_nothing_given
 from tfcompress.pruning.settings import PruningSettings
@@ -128,8 +129,10 @@ class PruningCallback(keras.callbacks.Callback):
             self._hold()
 
     def _hold(self) -> None:
-        if self._pruner is None or self._pruner.model is not self.model:
-            self._pruner = Pruner(self.model, self.schedule, **self._options, **self._scope)
+        inside = registry.student_of(self.model)
+        if self._pruner is None or self._pruner.model is not inside:
+            given = {**self._options, **self._scope}
+            self._pruner = Pruner(inside, self.schedule, **given, optimizer=self.model.optimizer)
         self._pruner.hold()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
-
 from tfcompress import schedules
 from tfcompress.errors import ConfigError
 from tfcompress.pruning.criteria import CRITERIA, Criterion
@@ -35,6 +33,8 @@ def schedule_config(schedule: Schedule) -> dict[str, Any]:
             "function": _registered(own["function"], "schedule"),
             "frequency": own["frequency"],
         }
+    import keras
+
     cls = type(schedule)
     if _SCHEDULES.get(cls.__name__) is not cls:
         _registered(cls, "schedule")
@@ -71,6 +71,8 @@ def criterion_from_config(name: str) -> Any:
 
 def _registered(thing: Any, argument: str) -> str:
     """The name by which Keras finds it again."""
+    import keras
+
     name = getattr(thing, "__name__", type(thing).__name__)
     try:
         registered = keras.saving.get_registered_name(thing)
@@ -86,6 +88,8 @@ def _registered(thing: Any, argument: str) -> str:
 
 
 def _object(name: str, argument: str) -> Any:
+    import keras
+
     found = keras.saving.get_registered_object(name)
     if found is None:
         raise ConfigError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfcompress import registry
 from tfcompress.errors import ConfigError, ModelTypeError
 from tfcompress.keras3 import check_keras3
 from tfcompress.quantization.linear_layer import QuantizedLinear
@@ -53,7 +54,7 @@ class QuantizationCallback(keras.callbacks.Callback):
         """Checks that there is something to do."""
         self._done = set()
         self._first_loss = None
-        if not quantized_layers(self.model):
+        if not quantized_layers(registry.student_of(self.model)):
             raise ModelTypeError(
                 "QuantizationCallback needs a quantize-aware model, and nothing in this one is "
                 "quantized. Call fit on what tfc.quantize_aware returned."
@@ -74,7 +75,7 @@ class QuantizationCallback(keras.callbacks.Callback):
                 self.model.make_train_function(force=True)
         if self._due(self.freeze_ranges, batch) and "ranges" not in self._done:
             self._done.add("ranges")
-            for layer in quantized_layers(self.model):
+            for layer in quantized_layers(registry.student_of(self.model)):
                 if layer.ranges is not None:
                     layer.ranges.freeze()
 
@@ -104,7 +105,7 @@ class QuantizationCallback(keras.callbacks.Callback):
     def _norms(self) -> list[Any]:
         return [
             layer.norm
-            for layer in quantized_layers(self.model)
+            for layer in quantized_layers(registry.student_of(self.model))
             if isinstance(layer, QuantizedLinear) and layer.norm is not None
         ]
 

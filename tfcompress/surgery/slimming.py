@@ -61,7 +61,7 @@ class BatchNormSparsity(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the layers."""
-        walked = registry.walk(self.model)
+        walked = registry.walk(registry.student_of(self.model))
         excluded = resolve(self._exclude, walked, "exclude")
         included = None if self._include is None else resolve(self._include, walked, "include")
         self.layers = [

@@ -9,36 +9,30 @@ from typing import Any
 
 import keras
 
+from tfcompress import registry
 from tfcompress.graph import attributes
 from tfcompress.graph.copying import as_plain, is_graph
 from tfcompress.report import CompressionReport
 from tfcompress.transforms.wrapper import TransformedLayer, wrappers
 
 
-@keras.saving.register_keras_serializable("tfcompress")
-class TransformedModel:
-    """What verbs add to the class of the model that they return.
+class DrivenFit:
+    """A model whose `fit` adds the callbacks that training it needs.
 
-    `fit` adds the callback that each kind of transform asks for, unless one of that class is
-    given. The model is otherwise what its `plain_class` makes of it, and is saved as that, with
-    what wraps its layers.
-
-    Attributes:
-        plain_class: the model's class as it was.
+    Those are what the transforms of its layers ask for, and `own_drivers`; one of a class that is
+    given is not added.
     """
-
-    plain_class: type = keras.Model
 
     @functools.cached_property
     def _drivers(self) -> dict[type, keras.callbacks.Callback]:
         return {}
 
-    @property
-    def compression_report(self) -> CompressionReport | None:
-        """What was done to which layer; after `fit` with what came out."""
-        report = self.__dict__.get("_verb_report")
-        if report is None:
-            return None
+    def own_drivers(self) -> set[type]:
+        """Classes of callbacks, made without arguments, that the model itself needs."""
+        return set()
+
+    def completed(self, report: CompressionReport) -> CompressionReport:
+        """The report with what came out of `fit`."""
         settings, entries = dict(report.settings), list(report.entries)
         for callback in self._drivers.values():
             came_out = getattr(callback, "report", None)
@@ -58,10 +52,13 @@ class TransformedModel:
     def _driven(self, callbacks: Any) -> Any:
         whole = isinstance(callbacks, keras.callbacks.CallbackList)
         given = list(callbacks.callbacks if whole else keras.tree.flatten(callbacks or []))
-        for kind in {transform.driver() for w in wrappers(self) for transform in w.transforms}:
+        inside = registry.student_of(self)  # itself, but for a distiller
+        drivers = inside._drivers if isinstance(inside, DrivenFit) else self._drivers
+        kinds = {transform.driver() for w in wrappers(inside) for transform in w.transforms}
+        for kind in sorted(kinds | self.own_drivers(), key=str):
             if kind is None or any(isinstance(callback, kind) for callback in given):
                 continue
-            driver = self._drivers.setdefault(kind, kind())
+            driver = drivers.setdefault(kind, kind())
             if whole:
                 driver.set_model(self)
             # One that saves goes behind it, so that a save holds what it did at the same step.
@@ -70,6 +67,26 @@ class TransformedModel:
             callbacks.callbacks[:] = given
             return callbacks
         return given
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class TransformedModel(DrivenFit):
+    """What verbs add to the class of the model that they return.
+
+    Its `fit` is driven. The model is otherwise what its `plain_class` makes of it, and is saved as
+    that, with what wraps its layers.
+
+    Attributes:
+        plain_class: the model's class as it was.
+    """
+
+    plain_class: type = keras.Model
+
+    @property
+    def compression_report(self) -> CompressionReport | None:
+        """What was done to which layer; after `fit` with what came out."""
+        report = self.__dict__.get("_verb_report")
+        return None if report is None else self.completed(report)
 
     def get_config(self) -> dict[str, Any]:
         """The model as its plain class tells of it, and the wrappers in its attributes."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tfcompress import registry
 from tfcompress.errors import ModelTypeError
 from tfcompress.graph.copying import copy_model
 from tfcompress.keras3 import check_keras3
@@ -19,7 +20,8 @@ def strip(model: keras.Model) -> keras.Model:
 
     The masked or clustered kernels become the weights. Nothing of tfcompress is
     left in the model: it saves, loads and converts anywhere. A model without wrapped layers gives
-    an equal copy. The copy is not compiled; an optimizer's state is not carried over.
+    an equal copy, one of `tfc.distill` a copy of its student. The copy is not compiled; an
+    optimizer's state is not carried over.
 
     Args:
         model: what `tfc.prune` or `tfc.cluster` returned, trained, or a model that holds it. It
@@ -39,6 +41,7 @@ def strip(model: keras.Model) -> keras.Model:
         >>> tfc.convert(tfc.strip(pruned)).save("model.tflite")
     """
     check_keras3(model)
+    model = registry.student_of(model)
     if not model.built:
         raise ModelTypeError(
             f"The model {model.name!r} is not built, so there is nothing to strip. Call it on "

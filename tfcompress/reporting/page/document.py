@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 from importlib import resources
+from typing import Any
 
 from tfcompress.reporting.findings import Findings, Model, Skipped
 from tfcompress.reporting.page import plots
@@ -17,6 +18,19 @@ _ERRORS = ("mae", "mse", "rmse")  # less is better
 
 def page(found: Findings) -> str:
     """The whole page, with nothing outside it."""
+    sections = [element("a", "Skip to the overview", href="#overview", class_="skip")]
+    sections.append(
+        element("header", element("h1", found.title), _summary(found), _contents(found))
+    )
+    main = [_overview(found)]
+    main += [_model(found, number_, model) for number_, model in enumerate(found.models, 1)]
+    main.append(_reproduce(found))
+    sections.append(element("main", main))
+    return document(found.title, sections)
+
+
+def document(title: str, sections: Any) -> str:
+    """A page of these sections, with style and script in it and nothing outside it."""
     style, script = _asset("style.css"), _asset("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # Nothing is loaded, and no script runs but this one, whatever a model calls its layers.
@@ -26,17 +40,9 @@ def page(found: Findings) -> str:
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", found.title),
+        element("title", title),
         element("style", Markup(style)),
     )
-    sections = [element("a", "Skip to the overview", href="#overview", class_="skip")]
-    sections.append(
-        element("header", element("h1", found.title), _summary(found), _contents(found))
-    )
-    main = [_overview(found)]
-    main += [_model(found, number_, model) for number_, model in enumerate(found.models, 1)]
-    main.append(_reproduce(found))
-    sections.append(element("main", main))
     body = element("body", sections, element("script", Markup(script)))
     return f'<!doctype html>\n<html lang="en">{head}{body}</html>\n'
 

@@ -1,0 +1,1 @@
+"""Recipes of several verbs, run one after the other."""

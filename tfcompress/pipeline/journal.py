@@ -1,0 +1,258 @@
+"""The folder of a run: who works in it, and what in it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tfcompress.errors import ConfigError, CorruptFileError
+from tfcompress.files import read_bytes, write_bytes, write_json
+
+JOURNAL, LOCK, STAGES, TRAININGS = "journal.json", ".lock", "stages", ".training"
+FORMAT = 1
+_VERSIONS = ("tfcompress", "keras", "tensorflow", "numpy", "ai-edge-litert")
+_TAKEN: set[str] = set()  # by this process, whose own locks do not keep it out
+
+
+def sha256(content: bytes) -> str:
+    """As hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the last bit."""
+    found = {}
+    for name in _VERSIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes the folder, and keeps other runs out of it while the block runs.
+
+    The lock is the operating system's, and goes with the process, however that ends.
+
+    Raises:
+        ConfigError: another run works in it, or it cannot be made or written.
+    """
+    name = os.path.realpath(folder)
+    if name in _TAKEN:
+        raise ConfigError(f"One pipeline at a time works in a folder. Received: {str(folder)!r}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot write in the folder {str(folder)!r}: {error.strerror or error}"
+        ) from error
+    try:
+        if not _lock(handle):
+            raise ConfigError(
+                f"One pipeline at a time works in a folder, and another process is at work in "
+                f"{str(folder)!r}. Wait for it, or pass another folder."
+            )
+        _TAKEN.add(name)
+        yield
+    finally:
+        _TAKEN.discard(name)
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            # Not flock: a worker forked from this process would hold it on after a kill.
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+class Journal:
+    """What is done in a folder, and of what: written after each step, so that a kill loses one.
+
+    Args:
+        folder: the run's.
+
+    Attributes:
+        begun: what the run was begun with, by name.
+        steps: of each step that is done, its files (path in the folder -> SHA-256) and record.
+        finished: files of the whole run likewise; {} before it is done.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.begun: dict[str, Any] = {}
+        self.steps: list[dict[str, Any]] = []
+        self.finished: dict[str, str] = {}
+        self._path = folder / JOURNAL
+        if self._path.exists():
+            self._read()
+            return
+        others = sorted(
+            path.name
+            for path in folder.iterdir()
+            if path.name != LOCK and not path.name.startswith(".tfcompress-")
+        )
+        if others:
+            raise ConfigError(
+                f"`out` must be an empty folder, or one of an earlier run of a pipeline. Received: "
+                f"{str(folder)!r}, which has {', '.join(others[:3])}"
+                + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+            )
+
+    def _read(self) -> None:
+        advice = "Pass overwrite=True (--overwrite) to start anew."
+        try:
+            told = json.loads(read_bytes(self._path))
+            if told["format"] != FORMAT:
+                raise ConfigError(
+                    f"{str(self._path)!r} is of format {told['format']!r}, and this version of "
+                    f"tfcompress reads {FORMAT}. {advice}"
+                )
+            self.begun, self.steps = told["begun"], told["steps"]
+            self.finished = told["finished"]
+            if not all(isinstance(step["files"], dict) for step in self.steps):
+                raise ValueError("files")
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise CorruptFileError(
+                f"{str(self._path)!r} is no journal of a pipeline: {error}. {advice}"
+            ) from error
+
+    def begin(self, begun: dict[str, Any], *, overwrite: bool) -> None:
+        """Goes on with what is there, or starts anew.
+
+        Args:
+            begun: what the run is given: recipe, model, data and the like, as plain values.
+            overwrite: remove what an earlier run has left, and start anew.
+
+        Raises:
+            ConfigError: an earlier run was begun with something else.
+            CorruptFileError: a file of an earlier run is not what it was.
+        """
+        if overwrite:
+            self.clear()
+        if not self.begun:
+            self.begun = begun
+            self._write()
+            return
+        other = [name for name, value in begun.items() if self.begun.get(name) != value]
+        if other == ["versions"] and self.finished:
+            return  # nothing more is computed
+        if other:
+            name = other[0]
+            raise ConfigError(
+                f"A run is resumed with what it began with, and the {name} "
+                f"{'are' if name.endswith('s') else 'is'} another now than for "
+                f"{str(self.folder)!r}. Pass overwrite=True (--overwrite) to start anew, or "
+                f"another folder. Received: {_short(begun[name])}, before "
+                f"{_short(self.begun.get(name))}"
+            )
+
+    def intact(self, place: int) -> bool:
+        """Whether a step is done and all of its files are there.
+
+        Raises:
+            CorruptFileError: one of them has changed.
+        """
+        if place >= len(self.steps):
+            return False
+        return self._intact(self.steps[place]["files"])
+
+    def complete(self) -> bool:
+        """Whether the run is done and its files are there."""
+        return bool(self.finished) and self._intact(self.finished)
+
+    def _intact(self, files: dict[str, str]) -> bool:
+        for name, digest in files.items():
+            path = self.folder / name
+            if not path.exists():
+                return False
+            if sha256(read_bytes(path)) != digest:
+                raise CorruptFileError(
+                    f"{str(path)!r} is not what the pipeline has written: it was changed or is "
+                    "damaged. Delete it to have it made again, or pass overwrite=True "
+                    "(--overwrite) to start anew."
+                )
+        return True
+
+    def add(self, place: int, files: dict[str, bytes], record: dict[str, Any]) -> None:
+        """Writes a step's files, and then that it is done."""
+        self.steps = self.steps[:place]
+        self.finished = {}
+        self.steps.append({"files": self._written(files), "record": record})
+        self._write()
+
+    def finish(self, files: dict[str, bytes]) -> None:
+        """Writes the run's files, and then that it is done."""
+        self.finished = self._written(files)
+        self._write()
+
+    def _written(self, files: dict[str, bytes]) -> dict[str, str]:
+        for name, content in files.items():
+            path = self.folder / name
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"Cannot make the folder {str(path.parent)!r}: {error.strerror or error}"
+                ) from error
+            write_bytes(path, content)
+        return {name: sha256(content) for name, content in files.items()}
+
+    def _write(self) -> None:
+        told = {
+            "format": FORMAT,
+            "begun": self.begun,
+            "steps": self.steps,
+            "finished": self.finished,
+        }
+        write_json(self._path, told)
+
+    def clear(self) -> None:
+        """Removes the files of an earlier run, and nothing else."""
+        names = [name for step in self.steps for name in step["files"]] + list(self.finished)
+        root = self.folder.resolve()
+        for name in [JOURNAL, *names]:
+            path = self.folder / name
+            if root in path.resolve().parents:  # a journal may have been written by anyone
+                path.unlink(missing_ok=True)
+        self.forget_training()
+        self.begun, self.steps, self.finished = {}, [], {}
+
+    def training(self, name: str) -> Path:
+        """Where a step's training is saved as it goes on."""
+        return self.folder / TRAININGS / name
+
+    def forget_training(self) -> None:
+        """Removes what trainings have saved: they are done."""
+        import shutil
+
+        shutil.rmtree(self.folder / TRAININGS, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Removes what a write that was killed has left."""
+        for place in (self.folder, self.folder / STAGES):
+            for rest in place.glob(".tfcompress-*"):
+                rest.unlink(missing_ok=True)
+
+
+def _short(value: Any) -> str:
+    said = value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
+    return said if len(said) < 300 else said[:300] + "..."
