@@ -1,4 +1,4 @@
-"""Small networks for images and sound, built of stock Keras layers only.
+"""Small networks for images, sound and text, built of stock Keras layers only.
 
     from tfcompress import models
 
@@ -17,20 +17,30 @@ if __name__ != "tfcompress.models":
         "Install the package (`pip install -e .` in the repository) and use that name."
     )
 
+from .bert import bert_encoder
 from .ds_cnn import ds_cnn
+from .encoder_decoder import encoder_decoder
+from .gpt import gpt_decoder
+from .lstm import lstm_language_model
 from .mobilenet import mobilenet
 from .mobilenet_small import mobilenet_small
 from .mobilenet_v2 import mobilenet_v2
 from .presets import PRESETS
 from .resnet8 import resnet8
 from .separable import separable_block
+from .text_cnn import text_cnn
 
 __all__ = [
     "PRESETS",
+    "bert_encoder",
     "ds_cnn",
+    "encoder_decoder",
+    "gpt_decoder",
+    "lstm_language_model",
     "mobilenet",
     "mobilenet_small",
     "mobilenet_v2",
     "resnet8",
     "separable_block",
+    "text_cnn",
 ]

@@ -50,6 +50,14 @@ def at_least_one(**argument: int) -> int:
     return int(value)
 
 
+def one_of(allowed: Sequence[str], **argument: str) -> str:
+    """Returns the one given argument, one of the `allowed` strings."""
+    ((name, value),) = argument.items()
+    if value not in allowed:
+        raise ConfigError(f"`{name}` is one of {tuple(allowed)}. Received: {name}={value!r}.")
+    return value
+
+
 def width_multiplier(alpha: float) -> float:
     """Returns `alpha`, a positive finite number."""
     if (

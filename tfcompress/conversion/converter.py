@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tfcompress.conversion.export import SIGNATURE
@@ -29,6 +29,7 @@ class Converter:
         io: dtype of inputs and outputs.
         samples: `.npz` of calibration batches, one array for each of `names`; None without any.
         names: the inputs' names.
+        signatures: keys of the SavedModel's signatures; of several, the weights are shared.
     """
 
     saved_model: str
@@ -36,6 +37,7 @@ class Converter:
     io: str
     samples: str | None
     names: list[str]
+    signatures: tuple[str, ...] = (SIGNATURE,)
 
     def convert(
         self, settings: Precision, report: CompressionReport, sparse: bool
@@ -61,7 +63,7 @@ class Converter:
 
     def float_twin(self) -> bytes:
         """The same graph in float32 with float32 inputs and outputs."""
-        twin = Converter(self.saved_model, self.folder, "float32", None, self.names)
+        twin = replace(self, io="float32", samples=None)
         return twin._convert(PRECISIONS["fp32"], CompressionReport("convert"))
 
     def _convert(
@@ -78,7 +80,7 @@ class Converter:
             "sparse": sparse,
             "samples": self.samples if settings.calibrated else None,
             "names": self.names,
-            "signature": SIGNATURE,
+            "signatures": list(self.signatures),
             "annotated": bool(settings.stored_bits),
         }
         try:

@@ -281,12 +281,21 @@ def write_saved_model(
         ConversionError: the model cannot be traced with these shapes.
     """
     exported = trace(model, interface, shapes)
+    save_functions(model, {SIGNATURE: exported.function}, folder)
+    return exported
+
+
+def save_functions(model: keras.Model, functions: Mapping[str, Any], folder: str) -> None:
+    """Writes traced functions of a model as the signatures of one SavedModel.
+
+    Variables that several of them read are held, and converted, once.
+    """
     with float32_compute(model), quiet():
         module = tf.Module()
-        module.held = list(exported.function.graph.variables)
+        read = [v for function in functions.values() for v in function.graph.variables]
+        module.held = list({id(variable): variable for variable in read}.values())
         module.tables = _tables(model)
-        tf.saved_model.save(module, folder, signatures={SIGNATURE: exported.function})
-    return exported
+        tf.saved_model.save(module, folder, signatures=dict(functions))
 
 
 @dataclass(frozen=True)

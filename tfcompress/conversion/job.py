@@ -20,13 +20,13 @@ def run(
     sparse: bool,
     samples: str | None,
     names: list[str],
-    signature: str,
+    signatures: list[str],
     annotated: bool = False,
 ) -> None:
     """Converts a SavedModel folder into the file `out`.
 
     Args:
-        saved_model: folder with one signature.
+        saved_model: folder with these signatures.
         out: path of the `.tflite` to write.
         optimize: set `Optimize.DEFAULT`.
         float16: store weights as float16.
@@ -35,12 +35,12 @@ def run(
         sparse: store weights in the sparse encoding.
         samples: `.npz` of representative examples, (batches, batch, ...) for each input.
         names: the inputs' names, in the order of the arrays.
-        signature: the signature's key.
+        signatures: their keys.
         annotated: the graph tells by fake-quant operators what is quantized; nothing else is.
     """
     import tensorflow as tf
 
-    converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=[signature])
+    converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=signatures)
     optimizations = [tf.lite.Optimize.DEFAULT] if optimize else []
     if sparse:
         optimizations.append(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)

@@ -236,6 +236,77 @@ class Session:
         """Sets variable tensors back to zero (resource variables need a new session)."""
         self.interpreter.reset_all_variables()
 
+    def signatures(self) -> list[Signature]:
+        """The file's signatures, each ready to run; all share the session's weights.
+
+        Raises:
+            DeviceError: the runtime refuses one.
+        """
+        return [Signature(self, key) for key in self.interpreter._get_full_signature_list()]
+
+
+class Signature:
+    """One of a file's functions, whose inputs stay where they are between runs.
+
+    Args:
+        session: holds the file.
+        key: the signature's name.
+
+    Attributes:
+        key: the signature's name.
+        inputs: by name.
+        outputs: by name.
+
+    Raises:
+        DeviceError: the runtime refuses it.
+    """
+
+    def __init__(self, session: Session, key: str) -> None:
+        self.key, self._session = key, session
+        interpreter = session.interpreter
+        self._wrapper = interpreter._interpreter
+        try:
+            self._subgraph = self._wrapper.GetSubgraphIndexFromSignature(key)
+            self._wrapper.AllocateTensors(self._subgraph)
+        except (RuntimeError, ValueError) as error:
+            message = f"signature {key!r}: {error}"
+            raise DeviceError(
+                explain_refusal(session._content, session.runtime, message)
+            ) from error
+        named = interpreter._get_full_signature_list()[key]
+        self.inputs, self.outputs = (
+            {
+                name: tensor_info(interpreter._get_tensor_details(int(index), self._subgraph), name)
+                for name, index in named[side].items()
+            }
+            for side in ("inputs", "outputs")
+        )
+
+    def view(self, name: str) -> np.ndarray:
+        """An input's own memory, to write to; it must be let go before the next run."""
+        view: np.ndarray = self._wrapper.tensor(
+            self._wrapper, self.inputs[name].index, self._subgraph
+        )
+        return view
+
+    def run(self) -> None:
+        """Runs on the inputs as they stand.
+
+        Raises:
+            DeviceError: the runtime fails.
+        """
+        try:
+            self._wrapper.Invoke(self._subgraph)
+        except RuntimeError as error:
+            raise DeviceError(
+                f"{self._session.runtime} could not run signature {self.key!r}: {error}"
+            ) from error
+
+    def output(self, name: str) -> np.ndarray:
+        """A copy of an output's stored values."""
+        value: np.ndarray = self._wrapper.GetTensor(self.outputs[name].index, self._subgraph)
+        return value
+
 
 def _load_delegate(module: Any, path: str) -> Any:
     try:

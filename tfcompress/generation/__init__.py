@@ -1,0 +1,1 @@
+"""Text from `.tflite` files: decoders with a cache, and running them token by token."""
