@@ -174,7 +174,7 @@ NETWORKS = {
         2e-3, {"shrink 0.4": shrunk(0.4), "shrink 0.5": shrunk(0.5), "shrink 0.65": shrunk(0.65)},
     ),
     "Fashion-MNIST, VGG-style": Network(
-        fashion, vgg, ((4, 1e-3), (1, 2e-4)), 5, 1e-3, {"separate": separated()}
+        fashion, vgg, ((4, 1e-3), (1, 2e-4)), 8, 2e-3, {"separate 0.86": separated(0.86)}
     ),
     "AG News, Transformer": Network(
         ag_news, text_net, ((3, 1e-3),), 3, 5e-4,

@@ -32,7 +32,16 @@ def test_fp32_computes_what_keras_computes(small_model, images):
 
 @pytest.mark.parametrize(
     ("precision", "least_db"),
-    [("fp16", 50), ("dynamic", 25), ("int8", 20), ("int16x8", 30), ("weight-int8", 30)],
+    [
+        ("fp16", 50),
+        ("dynamic", 25),
+        ("int8", 20),
+        ("int16x8", 30),
+        ("weight-int8", 30),
+        ("weight-int4", 10),
+        ("dynamic-int4", 10),
+        ("int8-matmul", 20),
+    ],
 )
 def test_precisions_are_as_close_as_their_bits_allow(small_model, images, precision, least_db):
     x = images[0][:100]

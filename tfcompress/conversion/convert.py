@@ -49,7 +49,10 @@ def convert(
             `"dynamic"`: int8 weights, activations quantized on the fly (Dense, convolutions).
             `"int8"`: weights and activations int8, calibrated on `representative_data`.
             `"int16x8"`: int16 activations, int8 weights; more accurate, slow on XNNPACK.
-            `"weight-int8"`: weights stored int8, computed in float.
+            `"weight-int8"`, `"weight-int4"`: weights stored so, computed in float.
+            `"dynamic-int4"`: as dynamic, with weights of 4 bits.
+            `"int8-matmul"`: products in int8, the rest float, for Transformers; calibrated by
+            `tfc.quantize_aware`, whose model the file computes bit for bit.
         representative_data: 100 to 500 typical inputs, prepared as for training: an array
             (n, ...), a dict of arrays by input name, a `tf.data.Dataset` with or without labels,
             a generator, a function that returns one, or (x, y); batches of any size.
@@ -108,6 +111,10 @@ def convert(
             f"Precision {precision!r} needs `representative_data`: 100 to 500 typical inputs, "
             "prepared as for training. Received: None"
         )
+    original, made_by_us = model, bool(settings.scheme)
+    if made_by_us:
+        model = _calibrated(model, settings.scheme, representative_data, calibration_samples)
+        trained, settings = True, get_precision(precision, io, trained=True)
     examples = None
     if representative_data is not None:
         examples = gather(representative_data, interface.specs, calibration_samples)
@@ -155,13 +162,26 @@ def convert(
     if verify is not None:
         from tfcompress.deploy.verify import require
 
-        found_report = require(model, result, verify, precision, trained)
+        found_report = require(original, result, verify, precision, trained and not made_by_us)
         report.settings["agreement"] = found_report.agreement
         report.settings["identical"] = found_report.identical
     report.settings["seconds"] = round(time.perf_counter() - started, 2)
     if path is not None:
         result.save(path, overwrite=overwrite)
     return result
+
+
+def _calibrated(model: Any, scheme: str, data: Any, samples: int) -> Any:
+    """The quantize-aware model that a precision of ours converts, its ranges from the data.
+
+    Raises:
+        ModelTypeError: no layer of it is quantized.
+    """
+    from tfcompress.quantization.quantize_aware import quantize_aware
+
+    made = quantize_aware(model, scheme, calibration_data=data, calibration_samples=samples)
+    _trained_ranges(made, scheme)  # says why where nothing is quantized
+    return made
 
 
 def is_quantize_aware(model: Any) -> bool:
@@ -192,10 +212,15 @@ def _trained_ranges(model: Any, precision: Any) -> bool:
                 "model it was made of, with representative_data."
             )
         return False
-    from tfcompress.quantization.model import activation_bits
+    from tfcompress.quantization.model import activation_bits, products_alone
 
     bits = activation_bits(model)
-    names = [name for name, row in TRAINED.items() if row.activation_bits == bits]
+    alone = products_alone(model)
+    names = [
+        name
+        for name, row in TRAINED.items()
+        if row.activation_bits == bits and (alone or name != "int8-matmul")
+    ]
     if precision not in names:
         raise ConfigError(
             f"A quantize-aware model with activations of {bits} bits converts to one of {names}: "

@@ -23,6 +23,8 @@ class Precision:
         io: types that inputs and outputs may be stored in.
         quantizer: recipe of ai-edge-quantizer applied to the float file, if any.
         all_integer: a float tensor in the result is worth a report.
+        scheme: that of `tfc.quantize_aware` by which the model is calibrated, and then converted as
+            a quantize-aware one is; "" for the converter's own calibration.
         stored_bits: for quantize-aware models, the smallest width that weights are stored in.
         activation_bits: for quantize-aware models, the width that they are trained for.
     """
@@ -36,6 +38,7 @@ class Precision:
     io: tuple[str, ...] = ("float32",)
     quantizer: str = ""
     all_integer: bool = False
+    scheme: str = ""
     stored_bits: int = 0
     activation_bits: int = 8
 
@@ -78,6 +81,9 @@ PRECISIONS = {
             all_integer=True,
         ),
         Precision("weight-int8", quantizer="weight_only_wi8_afp32"),
+        Precision("weight-int4", quantizer="weight_only_wi4_afp32"),
+        Precision("dynamic-int4", quantizer="dynamic_wi4_afp32"),
+        Precision("int8-matmul", calibrated=True, scheme="int8-matmul"),
     )
 }
 
@@ -89,16 +95,17 @@ TRAINED = {
         Precision(
             name,
             optimize=True,
-            io=("float32", "int16") if wide else ("float32", "int8", "uint8"),
-            all_integer=True,
+            io=io,
+            all_integer=len(io) > 1,
             stored_bits=bits,
             activation_bits=16 if wide else 8,
         )
-        for name, bits, wide in (
-            ("int8", 8, False),
-            ("int8-w4", 8, False),
-            ("int4", 4, False),
-            ("int16x8", 8, True),
+        for name, bits, wide, io in (
+            ("int8", 8, False, ("float32", "int8", "uint8")),
+            ("int8-w4", 8, False, ("float32", "int8", "uint8")),
+            ("int4", 4, False, ("float32", "int8", "uint8")),
+            ("int8-matmul", 8, False, ("float32",)),
+            ("int16x8", 8, True, ("float32", "int16")),
         )
     )
 }

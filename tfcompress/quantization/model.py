@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from tfcompress.graph.calls import functional
-from tfcompress.quantization.layers import QuantizedLayer
+from tfcompress.quantization.islands import BOUNDARIES, KINDS
+from tfcompress.quantization.layers import QuantizedLayer, QuantizedOperation
 from tfcompress.report import CompressionReport
 
 
@@ -69,6 +70,15 @@ def activation_bits(model: keras.Model) -> int:
     """Width of the integers that a quantize-aware model's activations are trained for."""
     sources = [layer.output_source for layer in quantized_layers(model)]
     return max((source.bits for source in sources if source is not None), default=8)
+
+
+def products_alone(model: keras.Model) -> bool:
+    """Whether, beside products, no operator of it computes on integers."""
+    return all(
+        layer.output_source is None or layer.kind in {*KINDS, *BOUNDARIES}
+        for layer in quantized_layers(model)
+        if isinstance(layer, QuantizedOperation)
+    )
 
 
 def typical_inputs(model: keras.Model, specs: Any, count: int) -> dict[str, np.ndarray]:

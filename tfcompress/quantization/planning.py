@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,7 @@ class Plan:
             outputs float operators read.
         bits: of activations, 8 or 16.
         symmetric: all grids have zero point 0; operators whose own grid has another stay float.
+        kinds: the kinds of operators that are computed in integers; None for all that can be.
 
     Attributes:
         grids: `id` of each tensor that lies on a grid to its plan; others are float.
@@ -51,9 +53,11 @@ class Plan:
         real_outputs: bool = False,
         bits: int = 8,
         symmetric: bool = False,
+        kinds: Collection[str] | None = None,
     ) -> None:
         self.graph = graph
         self.bits = bits
+        self.kinds = kinds
         self.symmetric = symmetric
         self.grids: dict[int, GridPlan] = {}
         self._on_grid: dict[int, Value] = {}
@@ -105,7 +109,7 @@ class Plan:
 
     def _operator(self, node: Operator) -> None:
         row = PRIMITIVES[node.kind]
-        if row.integers(self.bits) is None:
+        if row.integers(self.bits) is None or not self.computes(node.kind):
             node.inputs = [self._real(v, node) for v in node.inputs]
             return
         if row.takes == "anything":
@@ -123,6 +127,10 @@ class Plan:
             self.grids[id(node.output)] = self.grids[id(node.inputs[0])]
         else:
             self.grids[id(node.output)] = GridPlan(fixed=output)
+
+    def computes(self, kind: str) -> bool:
+        """Whether operators of that kind are to be computed in integers."""
+        return self.kinds is None or kind in self.kinds
 
     def _own_grid(self, *owners: Node) -> GridPlan:
         """A grid that holds the ranges of these nodes."""

@@ -16,6 +16,7 @@ from tfcompress.graph.copying import is_graph, own_classes
 from tfcompress.graph.flow import Flow, read_flow
 from tfcompress.quantization import modes, observers
 from tfcompress.quantization.emission import Emitter
+from tfcompress.quantization.islands import KINDS, left_float
 from tfcompress.quantization.lowering import Lowering
 from tfcompress.quantization.model import QuantizedModel
 from tfcompress.quantization.nodes import Kept, Linear, Operator, Table
@@ -55,8 +56,8 @@ def quantize_aware(
     Args:
         model: a built Keras 3 model; it does not change. Its weights are taken over; what
             `tfc.prune` or `tfc.cluster` wrapped is stripped on the way.
-        scheme: `"int8"`, `"int8-w4"` (weights of 4 bits), `"int16x8"` (activations of 16 bits) or
-            a `QuantizationScheme`.
+        scheme: `"int8"`, `"int8-w4"` (weights of 4 bits), `"int16x8"` (activations of 16 bits),
+            `"int8-matmul"` (products alone, for Transformers) or a `QuantizationScheme`.
         calibration_data: inputs that the ranges start from, 100 to 500 typical ones, as
             `tfc.convert` takes them. Without any the ranges start from random inputs, and the
             first training step replaces them.
@@ -144,7 +145,9 @@ def _quantize_graph(
 ) -> QuantizedModel:
     flow = read_flow(model)
     bits = choice.scheme.activation_bits
-    lowered = Lowering(flow, choice.excluded, bits)
+    products_alone = choice.scheme.operators == "matmul"
+    excluded = {**left_float(flow), **choice.excluded} if products_alone else choice.excluded
+    lowered = Lowering(flow, excluded, bits)
     graph = Graph(lowered.nodes, keras.tree.flatten(lowered.outputs))
     fold(graph, choice.preserve)
     share_work(graph)
@@ -156,6 +159,7 @@ def _quantize_graph(
         real_outputs=real_outputs,
         bits=bits,
         symmetric=choice.scheme.symmetric,
+        kinds=KINDS if products_alone else None,
     )
     emitter = Emitter(plan, choice.scheme, choice.schemes, choice.preserve)
     outputs = keras.tree.map_structure(
@@ -198,7 +202,7 @@ def _describe(report: CompressionReport, flow: Flow, plan: Plan, emitter: Emitte
     for node in plan.graph.nodes:
         for path in node.paths:
             if isinstance(node, Kept) and node.reason:
-                done[path] = ("left", node.reason, {})
+                done[path] = _float(done.get(path), node.reason)
             elif isinstance(node, Kept):
                 grid = plan.grid(node.outputs[0])
                 done.setdefault(path, ("quantized" if grid else "left", "moves values only", {}))
@@ -211,7 +215,7 @@ def _describe(report: CompressionReport, flow: Flow, plan: Plan, emitter: Emitte
             elif isinstance(node, Operator):
                 layer = emitter.layers[id(node)]
                 if layer.output_source is None:
-                    done[path] = ("left", _why_float(node, plan), {})
+                    done[path] = _float(done.get(path), _why_float(node, plan))
                 else:
                     done.setdefault(path, ("quantized", "", _into(layer, path)))
     for path, operation in by_path.items():
@@ -223,8 +227,17 @@ def _describe(report: CompressionReport, flow: Flow, plan: Plan, emitter: Emitte
         )
 
 
+def _float(before: tuple[str, str, dict[str, Any]] | None, reason: str) -> Any:
+    """A layer that stays float, or that part of one whose product does not, as its activation."""
+    if before is not None and "weight_bits" in before[2]:
+        return (before[0], before[1] or f"but for its activation: {reason}", before[2])
+    return ("left", reason, {})
+
+
 def _why_float(node: Operator, plan: Plan) -> str:
     row = PRIMITIVES[node.kind]
+    if not plan.computes(node.kind):
+        return f"{node.kind} stays float, as the scheme has products alone in integers"
     if row.integers(plan.bits) is None:
         return f"no {plan.bits}-bit form of {node.kind} is known"
     if plan.symmetric and off_centre(row.output):

@@ -10,6 +10,7 @@ from tfcompress.errors import ConfigError
 
 RANGE_METHODS = ("moving_average", "lsq")
 BATCHNORM = ("frozen", "live")
+OPERATORS = ("all", "matmul")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class QuantizationScheme:
         symmetric: activations lie on grids around 0 (zero point 0), as TensorRT asks: a tensor
             without negative values uses half of its integers. Sigmoid and softmax, whose grids
             the runtime fixes elsewhere, stay float. One for the whole model.
+        operators: `"all"`, or `"matmul"`: only products with weights (Dense, EinsumDense,
+            convolutions), of two tensors (attention) and embeddings are in integers, and what moves
+            values between them; the rest stays float. XNNPACK has no int8 softmax, GELU or
+            normalization, so a Transformer is several times faster that way than all in int8.
+            One for the whole model.
         range_method: how the ranges of activations are trained: `"moving_average"` of each
             batch's smallest and largest value, or `"lsq"`, by gradient (Esser 2020, "Learned Step
             Size Quantization").
@@ -35,6 +41,7 @@ class QuantizationScheme:
     weight_bits: int = 8
     activation_bits: int = 8
     symmetric: bool = field(default=False, kw_only=True)
+    operators: str = field(default="all", kw_only=True)
     range_method: str = field(default="moving_average", kw_only=True)
     batchnorm: str = field(default="frozen", kw_only=True)
     overrides: Mapping[Any, QuantizationScheme | None] = field(default_factory=dict, kw_only=True)
@@ -49,7 +56,11 @@ class QuantizationScheme:
                 f"`activation_bits` must be 8 or 16. Received: {self.activation_bits!r}. The "
                 "runtime has no kernels for other widths."
             )
-        for name, allowed in (("range_method", RANGE_METHODS), ("batchnorm", BATCHNORM)):
+        for name, allowed in (
+            ("range_method", RANGE_METHODS),
+            ("batchnorm", BATCHNORM),
+            ("operators", OPERATORS),
+        ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(
                     f"`{name}` must be one of {list(allowed)}. Received: {getattr(self, name)!r}"
@@ -57,7 +68,7 @@ class QuantizationScheme:
         if not isinstance(self.symmetric, bool):
             raise ConfigError(f"`symmetric` must be True or False. Received: {self.symmetric!r}")
         for scope, own in self.overrides.items():
-            for name in ("activation_bits", "symmetric"):
+            for name in ("activation_bits", "symmetric", "operators"):
                 if own is not None and getattr(own, name) != getattr(self, name):
                     raise ConfigError(
                         f"`{name}` is one for the whole model: tensors join layers. Received: "
@@ -70,6 +81,7 @@ SCHEMES = {
     "int8": QuantizationScheme(),
     "int8-w4": QuantizationScheme(weight_bits=4),
     "int16x8": QuantizationScheme(activation_bits=16),
+    "int8-matmul": QuantizationScheme(operators="matmul"),
 }
 
 

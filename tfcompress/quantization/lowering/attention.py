@@ -9,7 +9,13 @@ import keras
 import numpy as np
 
 from tfcompress.graph.flow import Call, Value
-from tfcompress.quantization.lowering.builder import Lowering, Unsupported, array, for_layers
+from tfcompress.quantization.lowering.builder import (
+    Lowering,
+    Unsupported,
+    array,
+    for_layers,
+    for_operations,
+)
 
 layers = keras.layers
 
@@ -54,6 +60,22 @@ def _attention(b: Lowering, call: Call) -> Value:
     if kernel.ndim != 3:
         raise Unsupported("attention with an output of several axes")
     return _projected(b, mixed, layer._output_dense, (kernel.shape[-1],), contracted=2)
+
+
+@for_operations("Matmul")
+def _matmul(b: Lowering, call: Call) -> Value:
+    given = [*call.args, *call.kwargs.values()]
+    if len(given) != 2 or not all(isinstance(v, Value) for v in given):
+        raise Unsupported("one of its operands is a constant")
+    left, right = given
+    if any(not v.dtype.startswith(("float", "bfloat")) for v in given):
+        raise Unsupported("it computes on whole numbers")
+    ranks = {len(left.shape), len(right.shape)}
+    if ranks not in ({3}, {4}) or left.shape[1:-2] != right.shape[1:-2]:
+        raise Unsupported(
+            "a product of tensors of other shapes than (batch, [heads,] rows, columns)"
+        )
+    return b.op("matmul", [left, right], call.outputs.shape, adjoint_b=False)
 
 
 def _named(call: Call, position: int, name: str) -> Any:
