@@ -88,7 +88,7 @@ def convert(
     """
     from tfcompress import registry
 
-    model = registry.student_of(model)
+    model = _merged(registry.student_of(model))
     trained = _trained_ranges(model, precision)
     settings = get_precision(precision, io, trained=trained)
     for name, value in (("batch_size", batch_size), ("calibration_samples", calibration_samples)):
@@ -162,6 +162,18 @@ def convert(
     if path is not None:
         result.save(path, overwrite=overwrite)
     return result
+
+
+def _merged(model: Any) -> Any:
+    """The model, its low-rank adapters merged, or as it is where it has none."""
+    from tfcompress.transforms.lora import holds_lora
+    from tfcompress.transforms.low_rank import LowRank
+    from tfcompress.transforms.strip import strip
+    from tfcompress.transforms.wrapper import transforms_of
+
+    if not hasattr(model, "_flatten_layers") or not getattr(model, "built", False):
+        return model  # told of elsewhere
+    return strip(model) if holds_lora(model) or transforms_of(model, LowRank) else model
 
 
 def is_quantize_aware(model: Any) -> bool:
