@@ -45,6 +45,7 @@ _HOMES = {
     "PruningCallback": "pruning.callback",
     "prune": "pruning.prune",
     "cluster": "clustering.cluster",
+    "adapt": "adapters",
     "CachedTeacher": "distillation.cache",
     "cache_teacher": "distillation.cache",
     "distill": "distillation.distill",

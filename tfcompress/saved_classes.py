@@ -23,6 +23,8 @@ _HOMES = {
     "TransformedModel": "transforms.model",
     "Centroids": "transforms.centroids",
     "DistilledModel": "distillation.model",
+    "Frozen": "transforms.low_rank",
+    "LowRank": "transforms.low_rank",
     "Mask": "transforms.mask",
     "PruningMask": "pruning.wrapped",
     "QuantizedEmbedding": "quantization.embedding_layer",

@@ -19,7 +19,9 @@ from tfcompress.scope import ScopeLike, resolve
 from tfcompress.transforms.base import WeightTransform
 from tfcompress.transforms.centroids import Centroids
 from tfcompress.transforms.choosing import why_kernel_left, why_left
+from tfcompress.transforms.lora import holds_lora
 from tfcompress.transforms.sharing import channels_of, values_per_channel
+from tfcompress.transforms.strip import strip
 from tfcompress.transforms.wrapping import check_plain, wrap
 from tfcompress.variables import value_of
 
@@ -86,6 +88,8 @@ def cluster(
     """
     check_keras3(model)
     check_plain(model, "cluster")
+    if holds_lora(model):
+        model = strip(model)  # merged
     settings = _Settings(number_of_clusters, init, per_channel, preserve_sparsity, seed)
     report = CompressionReport("cluster", {"number_of_clusters": number_of_clusters, "init": init})
     report.settings["per_channel"] = per_channel

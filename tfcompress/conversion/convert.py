@@ -91,7 +91,7 @@ def convert(
     """
     from tfcompress import registry
 
-    model = registry.student_of(model)
+    model = _merged(registry.student_of(model))
     trained = _trained_ranges(model, precision)
     settings = get_precision(precision, io, trained=trained)
     for name, value in (("batch_size", batch_size), ("calibration_samples", calibration_samples)):
@@ -182,6 +182,18 @@ def _calibrated(model: Any, scheme: str, data: Any, samples: int) -> Any:
     made = quantize_aware(model, scheme, calibration_data=data, calibration_samples=samples)
     _trained_ranges(made, scheme)  # says why where nothing is quantized
     return made
+
+
+def _merged(model: Any) -> Any:
+    """The model, its low-rank adapters merged, or as it is where it has none."""
+    from tfcompress.transforms.lora import holds_lora
+    from tfcompress.transforms.low_rank import LowRank
+    from tfcompress.transforms.strip import strip
+    from tfcompress.transforms.wrapper import transforms_of
+
+    if not hasattr(model, "_flatten_layers") or not getattr(model, "built", False):
+        return model  # told of elsewhere
+    return strip(model) if holds_lora(model) or transforms_of(model, LowRank) else model
 
 
 def is_quantize_aware(model: Any) -> bool:

@@ -15,6 +15,8 @@ from tfcompress.pruning.wrapped import PruningMask
 from tfcompress.report import CompressionReport
 from tfcompress.scope import ScopeLike
 from tfcompress.transforms.base import WeightTransform
+from tfcompress.transforms.lora import holds_lora
+from tfcompress.transforms.strip import strip
 from tfcompress.transforms.wrapping import check_plain, wrap
 
 
@@ -77,6 +79,8 @@ def prune(
     """
     check_keras3(model)
     check_plain(model, "prune")
+    if holds_lora(model):
+        model = strip(model)  # merged
     options = {
         "pattern": pattern,
         "criterion": criterion,

@@ -38,7 +38,13 @@ class QuantizedEmbedding(QuantizedLayer):
         if not self.weights_of:
             self.table = self.add_kernel("embeddings", (self.count, self.width))
         object.__setattr__(self, "ranges", TableRange(self))
+        self.freeze(self.frozen)
         self.built = True
+
+    @property
+    def transformed(self) -> Any:
+        """The table."""
+        return self.table
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make it again."""

@@ -35,6 +35,7 @@ class QuantizedLayer(keras.Layer):
         range_method: a row of `RANGES`.
         weights_of: name of the layer whose weights it uses; "" for its own.
         transforms: what its kernel goes through before it is quantized.
+        frozen: names of its weights that do not train, see `adapt`.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class QuantizedLayer(keras.Layer):
         range_method: str = "moving_average",
         weights_of: str = "",
         transforms: Sequence[Any] = (),
+        frozen: Sequence[str] = (),
         *,
         dtype: Any = None,
         **options: Any,
@@ -63,6 +65,7 @@ class QuantizedLayer(keras.Layer):
         given = [_transform(item) for item in transforms]
         object.__setattr__(self, "transforms", given)
         self.transform_variables: list[Any] = []
+        self.frozen = tuple(frozen)
 
     def bind(self, layers: Mapping[str, Any]) -> None:
         """Finds the layers that it needs; its model calls this."""
@@ -84,6 +87,7 @@ class QuantizedLayer(keras.Layer):
         """Makes the range."""
         if self.owns_range:
             object.__setattr__(self, "ranges", RANGES[self.range_method](self))
+        self.freeze(self.frozen)
         self.built = True
 
     def get_config(self) -> dict[str, Any]:
@@ -98,6 +102,7 @@ class QuantizedLayer(keras.Layer):
             "range_method": self.range_method,
             "weights_of": self.weights_of,
             "transforms": [keras.saving.serialize_keras_object(t) for t in self.transforms],
+            "frozen": list(self.frozen),
         }
 
     def add_kernel(self, name: str, shape: Sequence[int], trainable: bool = True) -> Any:
@@ -108,6 +113,36 @@ class QuantizedLayer(keras.Layer):
             transform.settle(kernel)
         self.transform_variables = [v for t in self.transforms for v in t.variables]
         return kernel
+
+    def freeze(self, names: Sequence[str]) -> None:
+        """Makes weights of these names train no longer."""
+        self.frozen = tuple(names)
+        for weight in self.weights:
+            if weight.name in self.frozen:
+                weight.trainable = False
+
+    def remade(self, transforms: Sequence[WeightTransform], frozen: Sequence[str]) -> Any:
+        """A layer like this, not built, with other transforms; `take` gives it its weights."""
+        config = {**self.get_config(), "transforms": transforms, "frozen": frozen}
+        return type(self).from_config(config)
+
+    def take(self, other: Any) -> None:
+        """Takes all weights over that a layer like this has, by their names."""
+        rest = list(other.variables)
+        for variable in self.variables:
+            found = next((i for i, own in enumerate(rest) if own.name == variable.name), None)
+            if found is not None:
+                variable.assign(rest.pop(found))
+
+    @property
+    def adapted(self) -> bool:
+        """Whether something adapts its kernel, or keeps weights of it from training."""
+        return bool(self.frozen) or any(t.freezes for t in self.transforms)
+
+    @property
+    def transformed(self) -> Any:
+        """The variable that `transforms` are for; None where there is none."""
+        return None
 
     def observe(self, low: tf.Tensor, high: tf.Tensor, training: Any) -> None:
         """Lets the range follow what is about to be rounded, in training."""

@@ -97,6 +97,11 @@ class QuantizedLinear(QuantizedLayer):
         self.bias: Any = None
 
     @property
+    def transformed(self) -> Any:
+        """The kernel."""
+        return self.kernel
+
+    @property
     def channels(self) -> int:
         """How many output channels it has."""
         third, last = self.kernel_shape[2:]

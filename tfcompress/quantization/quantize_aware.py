@@ -29,6 +29,7 @@ from tfcompress.quantization.subclassed import quantize_layers
 from tfcompress.report import CompressionReport
 from tfcompress.scope import ScopeLike, resolve
 from tfcompress.transforms.centroids import Centroids
+from tfcompress.transforms.lora import holds_lora
 from tfcompress.transforms.strip import strip
 from tfcompress.transforms.wrapper import wrappers
 
@@ -55,7 +56,7 @@ def quantize_aware(
 
     Args:
         model: a built Keras 3 model; it does not change. Its weights are taken over; what
-            `tfc.prune` or `tfc.cluster` wrapped is stripped on the way.
+            `tfc.prune`, `tfc.cluster` or `tfc.adapt` wrapped is stripped on the way, LoRA merged.
         scheme: `"int8"`, `"int8-w4"` (weights of 4 bits), `"int16x8"` (activations of 16 bits),
             `"int8-matmul"` (products alone, for Transformers) or a `QuantizationScheme`.
         calibration_data: inputs that the ranges start from, 100 to 500 typical ones, as
@@ -94,7 +95,7 @@ def quantize_aware(
     if set(preserve) - set(PRESERVED):
         raise ConfigError(f"`preserve` takes {list(PRESERVED)}. Received: {preserve!r}")
     export.check_model(model)
-    if wrappers(model):
+    if wrappers(model) or holds_lora(model):
         model = strip(model)
     if scheme.range_method == "lsq" and calibration_data is None:
         raise ConfigError(

@@ -20,9 +20,11 @@ class WeightTransform(ABC):
 
     Attributes:
         replaces: what it makes depends on its variables alone: they train, and not the kernel.
+        freezes: the kernel does not train while it is there, and did before.
     """
 
     replaces: ClassVar[bool] = False
+    freezes: ClassVar[bool] = False
 
     @property
     @abstractmethod

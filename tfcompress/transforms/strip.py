@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any
 
@@ -11,6 +12,7 @@ from tfcompress import registry
 from tfcompress.errors import ModelTypeError
 from tfcompress.graph.copying import copy_model
 from tfcompress.keras3 import check_keras3
+from tfcompress.transforms.lora import has_lora, merge
 from tfcompress.transforms.wrapper import TransformedLayer, effective, wrappers
 from tfcompress.variables import value_of
 
@@ -18,14 +20,15 @@ from tfcompress.variables import value_of
 def strip(model: keras.Model) -> keras.Model:
     """A model of plain layers that computes the same, whatever was wrapped.
 
-    The masked or clustered kernels become the weights. Nothing of tfcompress is
+    The masked, clustered or adapted kernels become the weights, LoRA of `tfc.adapt` or of Keras's
+    own `enable_lora` is merged, and what these froze trains again. Nothing of tfcompress is
     left in the model: it saves, loads and converts anywhere. A model without wrapped layers gives
     an equal copy, one of `tfc.distill` a copy of its student. The copy is not compiled; an
     optimizer's state is not carried over.
 
     Args:
-        model: what `tfc.prune` or `tfc.cluster` returned, trained, or a model that holds it. It
-            does not change.
+        model: what `tfc.prune`, `tfc.cluster` or `tfc.adapt` returned, trained, or a model that
+            holds it. It does not change.
 
     Returns:
         The new model, whose outputs are those of `model` bit for bit. A layer that cannot be
@@ -48,9 +51,15 @@ def strip(model: keras.Model) -> keras.Model:
             "data once, or build it."
         )
     with model.distribute_strategy.scope():
-        copy = copy_model(model, unwrap=_inner)
+        plain: list[tuple[Any, Any]] = []
+        copy = copy_model(model, unwrap=_inner, wrap=functools.partial(_unadapted, plain))
+        for layer, fresh in plain:
+            fresh.take(layer)
+            fresh.transformed.assign(value_of(effective(layer.transformed, layer.transforms)))
         for wrapper in wrappers(model):
             _bake(wrapper, copy.layers.get(id(wrapper.layer)))
+        for layer in model._flatten_layers():
+            _merge(layer, copy)
     with_weights = [layer.name for layer, _ in copy.shared if layer.weights]
     if with_weights:
         warnings.warn(
@@ -72,6 +81,7 @@ def _bake(wrapper: TransformedLayer, copy: Any) -> None:
             "rebuilt from its config, so it cannot be stripped into a new model. Give its class a "
             "get_config and from_config that make it again."
         )
+    thawed: list[Any] = []
     places = {id(weight): index for index, weight in enumerate(wrapper.layer.weights)}
     for variable, transforms in wrapper.kernels:
         weight = copy.weights[places[id(variable)]]
@@ -79,3 +89,34 @@ def _bake(wrapper: TransformedLayer, copy: Any) -> None:
         for transform in transforms:
             if transform.replaces:
                 weight.trainable = any(own.trainable for own in transform.variables)
+            if transform.freezes:
+                thawed.append(weight)
+    if thawed:
+        thaw(copy, thawed)
+
+
+def thaw(layer: Any, weights: list[Any]) -> None:
+    """Lets weights of a layer train again, and no others that did not."""
+    before = [(weight, weight.trainable) for weight in layer.weights]
+    layer.trainable = True
+    for weight, trained in before:
+        weight.trainable = trained or any(weight is own for own in weights)
+
+
+def _unadapted(found: list[tuple[Any, Any]], layer: Any, copy: Any) -> Any:
+    """In place of an adapted layer of a quantize-aware model, one with plain weights."""
+    if not getattr(layer, "adapted", False):
+        return copy
+    fresh = layer.remade([t for t in layer.transforms if not t.freezes], ())
+    found.append((layer, fresh))
+    return fresh
+
+
+def _merge(layer: Any, copy: Any) -> None:
+    """Merges Keras's own LoRA."""
+    made = copy.layers.get(id(layer))
+    if made is None:
+        return
+    for source, fresh in zip(layer._flatten_layers(), made._flatten_layers(), strict=False):
+        if has_lora(source):
+            merge(source, fresh)

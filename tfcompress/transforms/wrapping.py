@@ -36,7 +36,7 @@ def check_plain(model: Any, verb: str) -> None:
     if wrappers(model):
         raise ConfigError(
             f"`model` must be a plain model, and layers of {model.name!r} are wrapped already, by "
-            "tfc.prune or tfc.cluster. Train it as it is, or begin anew with "
+            "tfc.prune, tfc.cluster or tfc.adapt. Train it as it is, or begin anew with "
             f"tfc.{verb}(tfc.strip(model), ...)."
         )
 
