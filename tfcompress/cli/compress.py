@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save-freq", default="epoch", help="how often trainings are saved: epoch, or batches"
     )
     parser.add_argument(
+        "--not-deterministic",
+        action="store_true",
+        help="for models with an operator that gives other bits each time: a run that is resumed "
+        "may then end otherwise",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="remove an earlier run's files and start anew"
     )
 
@@ -75,6 +81,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         overwrite=options.overwrite,
         progress=HAVE_RICH and not options.json,
         save_freq=save_freq,
+        deterministic=not options.not_deterministic,
     )
     heads, rows = done.report.table()
     console.table(heads, rows)

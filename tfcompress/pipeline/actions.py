@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfcompress.errors import ConfigError
 from tfcompress.report import CompressionReport
 
 if TYPE_CHECKING:
@@ -122,6 +123,11 @@ def drop_layers(work: Work, model: Any, step: Step) -> Acted:
         # One at a time: what is missed least depends on what is left.
         pair = work.data.sample(step.arguments.get("samples", SAMPLES))
         ranked = tfc.rank_blocks(model, pair, loss=work.objective.packed_loss(), verbose=0)
+        if not ranked:
+            raise ConfigError(
+                "`blocks` must be no more than the model has that can be left out. "
+                f"Received: {step.arguments['blocks']}, and there are no more"
+            )
         model = tfc.drop_layers(model, ranked[0], data=_fitted(work, step))
     if layers is not None:
         model = tfc.drop_layers(model, layers, data=_fitted(work, step))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.errors import ModelTypeError
+from tfcompress.errors import ConfigError, ModelTypeError
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip file can say
 
@@ -25,12 +25,17 @@ def dump(model: Any) -> bytes:
 
     Raises:
         ModelTypeError: Keras cannot save it.
+        ConfigError: the disk is full.
     """
     with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
         path = Path(folder) / "model.keras"
         try:
             with _not_compiled(model):
                 model.save(path)
+        except OSError as error:
+            raise ConfigError(
+                f"Cannot write a model of this size in {folder!r}: {error.strerror or error}"
+            ) from error
         except Exception as error:  # layers of other people's making raise anything
             raise ModelTypeError(
                 f"A pipeline keeps its steps as .keras files, and Keras cannot save the model "

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tfcompress.errors import ConfigError, CorruptFileError
+from tfcompress.errors import CompressError, ConfigError, CorruptFileError
 from tfcompress.files import read_bytes, write_bytes, write_json
 
 JOURNAL, LOCK, STAGES, TRAININGS = "journal.json", ".lock", "stages", ".training"
@@ -87,6 +87,7 @@ class Journal:
 
     Args:
         folder: the run's.
+        anew: one that cannot be read is no error, as it is replaced.
 
     Attributes:
         begun: what the run was begun with, by name.
@@ -94,14 +95,19 @@ class Journal:
         finished: files of the whole run likewise; {} before it is done.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, anew: bool = False) -> None:
         self.folder = folder
         self.begun: dict[str, Any] = {}
         self.steps: list[dict[str, Any]] = []
         self.finished: dict[str, str] = {}
         self._path = folder / JOURNAL
         if self._path.exists():
-            self._read()
+            try:
+                self._read()
+            except CompressError:
+                if not anew:
+                    raise
+                self.begun, self.steps, self.finished = {}, [], {}
             return
         others = sorted(
             path.name
@@ -153,7 +159,7 @@ class Journal:
             self._write()
             return
         other = [name for name, value in begun.items() if self.begun.get(name) != value]
-        if other == ["versions"] and self.finished:
+        if other == ["versions"] and self.complete():
             return  # nothing more is computed
         if other:
             name = other[0]
@@ -196,15 +202,16 @@ class Journal:
         """Writes a step's files, and then that it is done."""
         self.steps = self.steps[:place]
         self.finished = {}
-        self.steps.append({"files": self._written(files), "record": record})
+        self.steps.append({"files": self.write(files), "record": record})
         self._write()
 
     def finish(self, files: dict[str, bytes]) -> None:
         """Writes the run's files, and then that it is done."""
-        self.finished = self._written(files)
+        self.finished = self.write(files)
         self._write()
 
-    def _written(self, files: dict[str, bytes]) -> dict[str, str]:
+    def write(self, files: dict[str, bytes]) -> dict[str, str]:
+        """Writes files, which are not done by that: SHA-256 of each."""
         for name, content in files.items():
             path = self.folder / name
             try:

@@ -151,8 +151,25 @@ def choose(model: Any, data: Any, loss: Any, metrics: Any, loss_weights: Any) ->
         rows = [_listed(metrics)]
     else:
         rows = [_listed(own) for own in _spread("metrics", metrics, outputs)]
+    _check_names(losses, rows)
     weights = None if loss_weights is None else _spread("loss_weights", loss_weights, outputs)
     return Objective(outputs, losses, weights, rows, notes)
+
+
+def _check_names(losses: list[Any], metrics: list[list[Any]]) -> None:
+    import keras
+
+    named = [("loss", keras.losses.get, own) for own in losses]
+    named += [("metrics", keras.metrics.get, own) for row in metrics for own in row]
+    for what, get, own in named:
+        if not isinstance(own, str) or own in ("accuracy", "acc", "ce", "crossentropy"):
+            continue
+        try:
+            get(own)
+        except ValueError:
+            raise ConfigError(
+                f"`{what}` must be objects, functions, or names that Keras knows. Received: {own!r}"
+            ) from None
 
 
 def _of_model(model: Any) -> tuple[Any, Any, Any]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tensorflow as tf
 
-from tfcompress.errors import CompressError, ConfigError
+from tfcompress.errors import CompressError, ConfigError, DataError
 from tfcompress.pipeline import archive, fitting
 from tfcompress.pipeline import data as examples
 from tfcompress.pipeline.actions import Acted, Work
@@ -87,7 +88,7 @@ class Run:
         check_model(model)
         with locked(self.out), shown(progress) as self._progress, quiet_tensorflow():
             self._progress.start("reading model and data")
-            self._journal = Journal(self.out)
+            self._journal = Journal(self.out, anew=overwrite)
             self._like = model
             with alone(self.pipeline.seed, deterministic=self.deterministic):
                 self._data = examples.gather(data, validation, model)
@@ -147,11 +148,22 @@ class Run:
     def _begin(self, original: bytes) -> None:
         """The original as the first stage."""
         self._progress.start("measuring the original")
-        name = f"{STAGES}/{ORIGINAL}.keras"
-        self._journal.add(0, {name: original}, {})  # its record comes from the file, as later ones
+        files = {f"{STAGES}/{ORIGINAL}.keras": original}
+        self._journal.write(files)
         with self._alone(0):
-            rows = [self._row(ORIGINAL, 0, self._stage(0))]
-        self._journal.add(0, {name: original}, _record(rows, None, {}))
+            model = archive.load(self.out / next(iter(files)), self._like)
+            try:
+                rows = [self._row(ORIGINAL, 0, model)]
+            except (ValueError, TypeError, tf.errors.OpError) as error:
+                if isinstance(error, CompressError):
+                    raise
+                said = " ".join(str(error).split())
+                raise DataError(
+                    f"Labels, losses and metrics must fit the model's outputs "
+                    f"{self._objective.outputs.names}. Received: {self._objective.describe()}, "
+                    f"with which Keras raises {type(error).__name__}: {said:.300}"
+                ) from error
+        self._journal.add(0, files, _record(rows, None, {}))
 
     def _stage(self, place: int) -> Any:
         """The model after a step, from its file."""
@@ -168,6 +180,14 @@ class Run:
                 files, record = self._done(step)
             except CompressError as error:
                 raise _placed(error, step) from error
+            except tf.errors.UnimplementedError as error:
+                if "determinis" not in str(error).lower():
+                    raise
+                raise ConfigError(
+                    f"{step.where}: an operator of the model gives other bits each time, so the "
+                    "run could not be resumed exactly. Pass deterministic=False "
+                    f"(--not-deterministic) to do without. Received: {error!s:.200}"
+                ) from error
         self._journal.add(step.number, files, record)
         self._journal.forget_training()
 
