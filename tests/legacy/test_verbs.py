@@ -1,4 +1,4 @@
-"""`legacy.prune`, `cluster`, `quantize_aware`, `strip` beside tensorflow-model-optimization itself."""
+"""`legacy.prune`, `cluster`, `quantize_aware` and `strip` beside tfmot itself."""
 
 import os
 import subprocess
@@ -226,7 +226,7 @@ def test_mistakes_are_errors_of_ours(small):
         tfc.legacy.prune(small, SCHEDULE, include="nothing*")
     with pytest.raises(tfc.ConfigError, match="no layer"):
         tfc.legacy.prune(small, SCHEDULE, include="depthwise")
-    with pytest.raises(tfc.ConfigError, match="N:M|pattern"):
+    with pytest.raises(tfc.ConfigError, match="pattern"):
         tfc.legacy.prune(small, SCHEDULE, pattern="3of4")
     for count in (1, 2.5, True):
         with pytest.raises(tfc.ConfigError, match="number_of_clusters"):
