@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,33 +12,45 @@ from typing import Any
 import numpy as np
 
 from tfcompress.datasets import load_images, load_npz
-from tfcompress.errors import ConfigError, DataError, ModelTypeError
+from tfcompress.errors import CompressError, ConfigError, DataError, ModelTypeError
 
 
 def load_model(path: str | Path, *, compiled: bool = False) -> Any:
-    """Loads a Keras 3 model.
+    """Loads a Keras model.
+
+    What Keras 2 wrote comes by `tfcompress.legacy.to_keras3`, as Keras 3 refuses some of it and
+    takes some layers for others; a line on the error stream says so.
 
     Args:
-        path: a `.keras` or `.h5` file, or a SavedModel folder (wrapped as an inference-only
-            model).
+        path: a `.keras` or `.h5` file of Keras 3 or 2, or a SavedModel folder (wrapped as an
+            inference-only model where it holds no layers of Keras 2).
         compiled: with the loss and metrics that it was compiled with, where Keras can load them.
 
     Raises:
         ConfigError: no such file, or of no known kind.
-        ModelTypeError: Keras 3 cannot load it.
+        ModelTypeError: it cannot be loaded.
+        ConversionError: layers of Keras 2 that Keras 3 does not have.
     """
     import keras
+
+    from tfcompress.legacy.files import written_by
 
     path = Path(path)
     if not path.exists():
         raise ConfigError(f"No such model: {str(path)!r}")
-    if path.is_dir():
-        return _saved_model(path)
-    if path.suffix not in (".keras", ".h5", ".hdf5"):
+    if not path.is_dir() and path.suffix not in (".keras", ".h5", ".hdf5"):
         raise ConfigError(
             "The model must be a .keras or .h5 file or a SavedModel folder. "
             f"Received: {str(path)!r}"
         )
+    if written_by(path).startswith(("1", "2")):
+        try:
+            return _of_keras2(path)
+        except CompressError:
+            if not path.is_dir():
+                raise
+    if path.is_dir():
+        return _saved_model(path)
     try:
         if compiled:
             # A loss of the user's own is no reason to refuse the model.
@@ -50,6 +63,16 @@ def load_model(path: str | Path, *, compiled: bool = False) -> Any:
             f"Keras {keras.__version__} cannot load {str(path)!r}: {error}\nA model with custom "
             "layers converts from Python, where their classes are at hand: tfc.convert(model, ...)."
         ) from error
+
+
+def _of_keras2(path: Path) -> Any:
+    from tfcompress.legacy.conversion import to_keras3
+
+    model = to_keras3(path)
+    print(f"{path.name}: a Keras 2 model, brought to Keras 3", file=sys.stderr)
+    for note in model.compression_report.notes:
+        print(f"  {note}", file=sys.stderr)
+    return model
 
 
 def _saved_model(path: Path) -> Any:

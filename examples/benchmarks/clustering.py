@@ -1,18 +1,26 @@
 """Clustering: accuracy and zipped size, alone and with pruning and quantization, beside tfmot.
 
-    TFCOMPRESS_DATA=... python examples/benchmarks/clustering.py [--quick] [--seeds N]
+    TFCOMPRESS_DATA=... python examples/benchmarks/clustering.py --quick --seeds 1 --resume DIR
 
 Fashion-MNIST, a depthwise-separable network. It is trained in float, then every row trains on from
 there: as it is (the control), clustered, or pruned by half, clustered and quantized one after the
 other, each stage for as long. All steps have the same data, optimizer (Adam), learning rates and
 batches; tfmot clusters the same layers (all but the depthwise ones). Every test image goes through
 the file on XNNPACK. "Points" are paired with the float model; "values": the most that any channel
-of a clustered kernel holds in the file; "zeros": of these kernels.
+of a clustered kernel holds in the file; "zeros": of these kernels; "packed": `tfc.pack` of the file
+slimmed by `tfc.slim`. With `--resume DIR` every row is kept there as it is done, with its file, and
+the same command goes on where it was.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -33,10 +41,14 @@ FLOAT, CONTROL = "float", "float, trained on"
 PCQAT = f"pruned {SPARSITY:.0%}, {CLUSTERS[0]} clusters, int8"
 
 
+# What makes a row: a run -> the model in Keras and its file.
+Made = Callable[["Run"], tuple[Any, bytes]]
+
+
 class Run:
     """One seed: the data, and the float model that all begin from."""
 
-    def __init__(self, seed: int, quick: bool) -> None:
+    def __init__(self, seed: int, quick: bool, folder: Path) -> None:
         x, y, self.x_test, self.y_test = fashion_mnist()
         count = 6_400 if quick else 60_000
         self.x, self.y = x[:count], y[:count]
@@ -45,10 +57,17 @@ class Run:
         self.steps = self.epochs * math.ceil(count / BATCH)
         # tfmot prunes at whole multiples of its frequency only: the last one is the end.
         self.pruned_at = self.steps // 2 // FREQUENCY * FREQUENCY
+        self.folder = folder
+        kept = folder / f"seed{seed}.keras"
+        if kept.exists():
+            self.source = keras.models.load_model(kept, compile=False)
+            return
         keras.utils.set_random_seed(seed)
         self.source = tfc.models.mobilenet_small((28, 28, 1), 10)
         for rate, epochs in ((2e-3, 1),) if quick else ((2e-3, 4), (3e-4, 2)):
             self._fit(self.source, rate, epochs)
+        self.source.save(kept.with_suffix(".part.keras"))
+        os.replace(kept.with_suffix(".part.keras"), kept)
 
     def copy(self) -> keras.Model:
         """The float model anew."""
@@ -74,8 +93,22 @@ class Run:
         model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
         model.fit(self.x, self.y, BATCH, epochs, verbose=0, callbacks=list(callbacks))
 
-    def row(self, method: str, by: str, model: Any, content: bytes) -> dict[str, Any]:
-        """What came of it."""
+    def row(self, method: str, by: str, make: Made) -> dict[str, Any]:
+        """What came of it; made only where it is not kept from before."""
+        name = "".join(c if c.isalnum() else "_" for c in f"{self.seed} {method} {by}")
+        kept = self.folder / f"{name}.json"
+        if kept.exists():
+            return json.loads(kept.read_text())
+        begun = time.process_time()
+        model, content = make(self)
+        row = self._row(method, by, model, content)
+        row["cpu_s"] = time.process_time() - begun
+        kept.with_suffix(".tflite").write_bytes(content)
+        kept.with_suffix(".part").write_text(json.dumps(row))
+        os.replace(kept.with_suffix(".part"), kept)
+        return row
+
+    def _row(self, method: str, by: str, model: Any, content: bytes) -> dict[str, Any]:
         tflite = tfc.TFLiteModel(content)
         answers = np.asarray(model.predict(self.x_test, batch_size=250, verbose=0)).argmax(-1)
         in_file = tflite.predict(self.x_test).argmax(-1)
@@ -88,6 +121,7 @@ class Run:
             "same": float((answers == in_file).mean()),
             "bytes": len(content),
             "zip": zipped(content),
+            "packed": len(tfc.pack(tfc.slim(content).content)),
             **kernels(tflite),
         }
 
@@ -112,25 +146,46 @@ def float_file(model: Any) -> bytes:
     return tf.lite.TFLiteConverter.from_keras_model(model).convert()
 
 
-def measure(run: Run) -> list[dict[str, Any]]:
-    """All rows of one seed."""
-    rows = [run.row(FLOAT, "", run.source, tfc.convert(run.source).content)]
-    control = run.fit(run.copy())
-    rows.append(run.row(CONTROL, "", control, tfc.convert(control).content))
+def methods() -> dict[tuple[str, str], Made]:
+    """All rows: what is done, and by whom."""
+    rows: dict[tuple[str, str], Made] = {
+        (FLOAT, ""): lambda run: converted(run.source),
+        (CONTROL, ""): lambda run: converted(run.fit(run.copy())),
+    }
     for count in CLUSTERS:
         method = f"{count} clusters"
-        for by, per_channel in (("tfcompress", False), ("tfcompress, per channel", True)):
-            model = tfc.strip(run.fit(tfc.cluster(run.copy(), count, per_channel=per_channel)))
-            rows.append(run.row(method, by, model, tfc.convert(model).content))
-        peer = run.fit(tfmot.cluster(run.peer(), count, CLUSTERED))
-        peer = tfmot.strip_clustering(peer)
-        rows.append(run.row(method, "tfmot", peer, float_file(peer)))
-    for by, per_channel in (("tfcompress", False), ("tfcompress, per channel", True)):
-        qmodel = all_three(run, per_channel)
-        rows.append(run.row(PCQAT, by, qmodel, tfc.convert(qmodel, "int8").content))
-    peer = all_three_tfmot(run)
-    rows.append(run.row(PCQAT, "tfmot", peer, tfmot.int8_file(peer)))
+        rows[method, "tfcompress"] = clustered(count, False)
+        rows[method, "tfcompress, per channel"] = clustered(count, True)
+        rows[method, "tfmot"] = clustered_tfmot(count)
+    rows[PCQAT, "tfcompress"] = lambda run: converted(all_three(run, False), "int8")
+    rows[PCQAT, "tfcompress, per channel"] = lambda run: converted(all_three(run, True), "int8")
+    rows[PCQAT, "tfmot"] = with_file(all_three_tfmot, tfmot.int8_file)
     return rows
+
+
+def converted(model: keras.Model, precision: str = "fp32") -> tuple[Any, bytes]:
+    return model, tfc.convert(model, precision).content
+
+
+def with_file(make: Callable[[Run], Any], file_of: Callable[[Any], bytes]) -> Made:
+    def made(run: Run) -> tuple[Any, bytes]:
+        model = make(run)
+        return model, file_of(model)
+
+    return made
+
+
+def clustered(count: int, per_channel: bool) -> Made:
+    return lambda run: converted(
+        tfc.strip(run.fit(tfc.cluster(run.copy(), count, per_channel=per_channel)))
+    )
+
+
+def clustered_tfmot(count: int) -> Made:
+    return with_file(
+        lambda run: tfmot.strip_clustering(run.fit(tfmot.cluster(run.peer(), count, CLUSTERED))),
+        float_file,
+    )
 
 
 def all_three(run: Run, per_channel: bool) -> keras.Model:
@@ -153,8 +208,9 @@ def all_three_tfmot(run: Run) -> Any:
 
 def table(rows: list[dict[str, Any]]) -> str:
     heads = ["model", "by", "accuracy in Keras", "of its file", "points from float", "same answer",
-             "values", "zeros", "bytes", "zip"]  # fmt: skip
+             "values", "zeros", "bytes", "zip", "packed", "smaller zipped", "packed"]  # fmt: skip
     start = {row["seed"]: row["accuracy"] for row in rows if row["method"] == FLOAT}
+    whole = next(row["bytes"] for row in rows if row["method"] == FLOAT)
     cells = []
     for method, by in dict.fromkeys((row["method"], row["by"]) for row in rows):
         found = [row for row in rows if (row["method"], row["by"]) == (method, by)]
@@ -171,6 +227,9 @@ def table(rows: list[dict[str, Any]]) -> str:
                 f"{np.mean([row['zeros'] for row in found]):.1%}",
                 f"{found[0]['bytes']:,}",
                 f"{found[0]['zip']:,}",
+                f"{found[0]['packed']:,}",
+                f"{whole / found[0]['zip']:.1f}x",
+                f"{whole / found[0]['packed']:.1f}x",
             ]
         )
     return markdown(heads, cells)
@@ -179,11 +238,18 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = benchmark_parser(__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, help="how many (3; quick: 1)")
+    parser.add_argument("--resume", metavar="DIR", help="keep finished rows here, and go on")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for seed in range(arguments.seeds or (1 if arguments.quick else 3)):
-        rows += measure(Run(seed, arguments.quick))
-        print(table(rows), flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(arguments.resume or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for seed in range(arguments.seeds or (1 if arguments.quick else 3)):
+            run = Run(seed, arguments.quick, folder)
+            for (method, by), make in methods().items():
+                rows.append(run.row(method, by, make))
+                print(json.dumps(rows[-1]), flush=True)
+            print(table(rows), flush=True)
     finish({"rows": rows}, arguments.out)
 
 

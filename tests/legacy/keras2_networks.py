@@ -64,7 +64,7 @@ def activations():
 
 
 def recurrent():
-    i = I((6, 4))
+    i = I((3, 4))
     _, h, c = L.LSTM(3, return_state=True)(i)
     return tk.Model(
         i,
@@ -80,7 +80,7 @@ def recurrent():
 
 
 def bidirectional():
-    i = I((6, 4))
+    i = I((3, 4))
     return tk.Model(
         i,
         [
@@ -91,8 +91,8 @@ def bidirectional():
 
 
 def masked():
-    i = I((6,), dtype="int32")
-    e = L.Embedding(10, 4, mask_zero=True, input_length=6)(i)
+    i = I((3,), dtype="int32")
+    e = L.Embedding(10, 4, mask_zero=True, input_length=3)(i)
     attended = L.MultiHeadAttention(2, 4)(e, e)
     pooled = L.GlobalAveragePooling1D()(e)
     return tk.Model(i, [L.LSTM(3)(e), L.Bidirectional(L.GRU(3))(e), pooled, attended])
@@ -237,9 +237,9 @@ def pair():
 NETWORKS = {
     "dense": (dense, numbers((7,))),
     "activations": (activations, numbers((7,))),
-    "recurrent": (recurrent, numbers((6, 4))),
-    "bidirectional": (bidirectional, numbers((6, 4))),
-    "masked": (masked, tokens(10, 6)),
+    "recurrent": (recurrent, numbers((3, 4))),
+    "bidirectional": (bidirectional, numbers((3, 4))),
+    "masked": (masked, tokens(10, 3)),
     "convolutions": (convolutions, numbers((12, 12, 3))),
     "other ranks": (other_ranks, numbers((12, 3), (5, 5, 5, 2))),
     "norms": (norms, numbers((6, 8))),

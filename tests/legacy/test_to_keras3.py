@@ -13,6 +13,7 @@ from support import data_folder
 
 import tfcompress as tfc
 from tfcompress.legacy import comparison
+from tfcompress.legacy.building import Builder, Built
 from tfcompress.legacy.packages import keras2
 
 tk = keras2()
@@ -95,6 +96,33 @@ def test_names_flags_seeds_and_policies_are_kept():
     assert float(new.get_layer("block_a").kernel_regularizer.l1) == 0.25
     assert type(new.get_layer("last").kernel_constraint).__name__ == "MaxNorm"
     assert new.get_layer("last").compute_dtype == "float64"
+
+
+def test_tensors_inside_a_sequential_model_are_at_hand():
+    old = tk.Sequential([layers.Input((4,)), layers.Dense(3, name="a"), layers.Dense(2)])
+    new = tfc.legacy.to_keras3(randomized(old))
+    part = keras.Model(new.inputs, new.get_layer("a").output)
+    x = np.ones((2, 4), "float32")
+    assert (np.asarray(part(x)) == np.asarray(old.layers[0](x))).all()
+
+
+def test_what_recurrent_layers_remember_is_not_touched():
+    old = tk.Sequential([layers.Input((3, 4), batch_size=2), layers.LSTM(3, stateful=True)])
+    old(np.ones((2, 3, 4), "float32"))
+    before = [state.numpy() for state in old.layers[0].states]
+    new = tfc.legacy.to_keras3(old)
+    after = [state.numpy() for state in old.layers[0].states]
+    assert all((a == b).all() for a, b in zip(before, after, strict=True))
+    assert not np.asarray(new.layers[0].states[0]).any()
+
+
+def test_dropout_that_is_on_at_inference_is_brought_over_and_said():
+    inputs = layers.Input((6,))
+    x = layers.Dropout(0.5, name="mc")(layers.Dense(50)(inputs), training=True)
+    new = tfc.legacy.to_keras3(tk.Model(inputs, layers.Dense(2)(x)))
+    x = np.ones((1, 6), "float32")
+    assert (np.asarray(new(x)) != np.asarray(new(x))).all()
+    assert any("mc" in note and "random" in note for note in new.compression_report.notes)
 
 
 def test_shared_layers_stay_shared_and_frozen_models_frozen():
@@ -185,10 +213,8 @@ def test_wrong_wiring_is_seen_though_each_layer_is_right():
     first, second = new.layers[1:]
     start = keras.Input((4,))
     crossed = keras.Model(start, first(second(start)))
-    from tfcompress.legacy.building import Built
-
     with pytest.raises(tfc.VerificationError, match="Output 0"):
-        comparison.check_equal(old, Built(crossed), None, [np.ones((2, 4), "float32")])
+        comparison.check_equal(old, Built(crossed), Builder({}), [np.ones((2, 4), "float32")])
 
 
 @pytest.mark.parametrize("form", ["old.h5", "old.keras", "old", "hdf5.keras"])

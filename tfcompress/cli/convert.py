@@ -13,7 +13,8 @@ from tfcompress.quiet import import_tensorflow
 
 HELP = "convert a Keras model to .tflite or .onnx"
 DESCRIPTION = (
-    "Converts a Keras 3 model (.keras, .h5, or a SavedModel folder) to .tflite files, or to ONNX; "
+    "Converts a Keras model (.keras, .h5, or a SavedModel folder; those of Keras 2 are brought to "
+    "Keras 3 first) to .tflite files, or to ONNX; "
     "each is run once before it is written."
 )
 

@@ -128,15 +128,19 @@ class Builder:
         steps: list[Step] = []
         taken: set[str] = set()
         for node in nodes(model):
+            layer = node.layer
+            if is_graph(layer) and id(layer) not in self.built:
+                self._wire(layer, f"{prefix}{layer.name}/")
+                if id(layer) in self.built:
+                    self.layers[id(layer)] = layer, self.built[id(layer)].model
+        if _is_sequential(model) and not self.problems:
+            chain = [self.layers[id(node.layer)][1] for node in nodes(model)]
+            if all(isinstance(layer, keras.Layer) for layer in chain):
+                return self._chain(model, chain, prefix)
+        for node in nodes(model):
             layer, path = node.layer, prefix + node.layer.name
-            if is_graph(layer):
-                if id(layer) not in self.built:
-                    self._wire(layer, f"{path}/")
-                if id(layer) not in self.built:
-                    continue
-                self.layers[id(layer)] = layer, self.built[id(layer)].model
-            made = self.layers[id(layer)][1]
             try:
+                made = self.layers[id(layer)][1]
                 args, kwargs = arguments(node, made, values)
                 outputs = flat(made(*args, **kwargs))
             except KeyError:
@@ -153,15 +157,23 @@ class Builder:
             values.update(zip(map(id, flat(node.outputs)), outputs, strict=False))
             steps.append(Step(path, node, made, outputs))
         if not self.problems:
-            made_model = self._model(model, values, steps)
-            made_model.trainable = True
-            self.built[id(model)] = Built(made_model, steps)
+            self.built[id(model)] = Built(self._model(model, values), steps)
 
-    def _model(self, model: Any, values: dict[int, Any], steps: list[Step]) -> keras.Model:
-        chain = [step.layer for step in steps]
-        if _is_sequential(model) and all(isinstance(layer, keras.Layer) for layer in chain):
-            start = _input(model.inputs[0])
-            return keras.Sequential([start, *chain], name=valid_name(model.name))
+    def _chain(self, model: Any, chain: list[Any], prefix: str) -> None:
+        """Sequential: Keras calls the layers itself, each once."""
+        try:
+            made = keras.Sequential([_input(model.inputs[0]), *chain], name=valid_name(model.name))
+        except Exception as error:  # whatever Keras 3 says of one of these calls
+            reason = f"Keras 3 refuses a call in it: {_first_line(error)}"
+            self.problems.append((prefix or model.name, type(model).__name__, reason))
+            return
+        steps = [
+            Step(prefix + node.layer.name, node, layer, layer._inbound_nodes[-1].output_tensors)
+            for node, layer in zip(nodes(model), chain, strict=True)
+        ]
+        self.built[id(model)] = Built(made, steps)
+
+    def _model(self, model: Any, values: dict[int, Any]) -> keras.Model:
         inputs, outputs = (
             mapped(lambda tensor: values[id(tensor)], structure)
             for structure in (model._nested_inputs, model._nested_outputs)

@@ -203,13 +203,16 @@ def quantize_aware(
 def _quantized(copy: Any, how: Any, choice: Choice, reasons: dict[int, str]) -> Any:
     """The model with all layers quantized that tfmot agrees to; it names one at a time."""
     quantization = tfmot().quantization.keras
+    from tf_keras.src.saving.serialization_lib import SafeModeScope
+
     while True:
         taken = {key: None for key, reason in reasons.items() if not reason}
         if not taken:
             return None
         annotated = wrapped(copy, taken, quantization.quantize_annotate_layer, None)
         try:
-            with quantization.quantize_scope():
+            # tfmot rebuilds the layers from their configs. Code in them is the caller's own.
+            with quantization.quantize_scope(), SafeModeScope(False):
                 return quantization.quantize_apply(annotated, how)
         except (RuntimeError, ValueError) as error:
             named = re.search(r"Layer (\S+?):<", str(error))
