@@ -23,6 +23,7 @@ COMMANDS = (
     "report",
     "pack",
     "unpack",
+    "generate",
 )
 OK, NOT_MET, USAGE, FAILED = 0, 1, 2, 3
 
