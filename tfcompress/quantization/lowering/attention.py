@@ -9,7 +9,13 @@ import keras
 import numpy as np
 
 from tfcompress.graph.flow import Call, Value
-from tfcompress.quantization.lowering.builder import Lowering, Unsupported, array, for_layers
+from tfcompress.quantization.lowering.builder import (
+    Lowering,
+    Unsupported,
+    array,
+    for_layers,
+    for_operations,
+)
 
 layers = keras.layers
 
@@ -54,6 +60,17 @@ def _attention(b: Lowering, call: Call) -> Value:
     if kernel.ndim != 3:
         raise Unsupported("attention with an output of several axes")
     return _projected(b, mixed, layer._output_dense, (kernel.shape[-1],), contracted=2)
+
+
+@for_operations("Matmul")
+def _product(b: Lowering, call: Call) -> Value:
+    """Two activations as matrices: the scores of attention, and what they weigh."""
+    values = call.inputs
+    if len(values) != 2 or any(not v.dtype.startswith("float") for v in values):
+        raise Unsupported("it does not multiply two floating-point tensors")
+    if values[0] is values[1]:
+        raise Unsupported("both operands are one tensor")
+    return b.op("matmul", values, call.outputs.shape, adjoint_b=False)
 
 
 def _named(call: Call, position: int, name: str) -> Any:
