@@ -175,8 +175,9 @@ def attention(
         rotary: cosines and signed sines that turn queries and keys.
     """
     size, groups = shape.size, shape.heads // shape.kv_heads
-    q = layers.Dense(shape.heads * size, name=f"{name}_query")(x)
-    q = layers.Rescaling(size**-0.5, name=f"{name}_scale")(q)
+    # In front of the kernel, which takes the factor in when a file or integers are made.
+    scaled = layers.Rescaling(size**-0.5, name=f"{name}_scale")(x)
+    q = layers.Dense(shape.heads * size, name=f"{name}_query")(scaled)
     k = layers.Dense(shape.kv_heads * size, name=f"{name}_key")(memory)
     v = layers.Dense(shape.kv_heads * size, name=f"{name}_value")(memory)
     if rotary is not None:

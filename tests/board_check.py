@@ -2,7 +2,8 @@
 
     python board_check.py RUNTIME FOLDER
 
-FOLDER holds float.tflite, int8.tflite, new.tflite and x.npy, expected.npy (float outputs).
+FOLDER holds float.tflite, int8.tflite, new.tflite and x.npy, expected.npy (float outputs);
+decoder.tflite and text.npy, what it goes on with.
 """
 
 import importlib.util
@@ -34,6 +35,9 @@ def check(runtime: str, folder: Path) -> None:
 
     figures = tfc.evaluate(folder / "float.tflite", (x, expected.argmax(-1)), workers=2)
     assert figures == {"accuracy": 1.0, "examples": len(x)}, figures
+
+    text = tfc.generate(folder / "decoder.tflite", [1, 2, 3, 4, 5, 6], max_new_tokens=8)
+    assert list(text) == np.load(folder / "text.npy").tolist()
 
     # A file that is too new for the runtime gets an error that says so.
     try:

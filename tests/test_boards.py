@@ -30,6 +30,10 @@ def files(small_model, float_file, int8_file, images, tmp_path_factory):
     inputs = keras.Input((64,))
     new = keras.Model(inputs, keras.layers.Dense(64)(inputs))
     tfc.convert(new, "dynamic", path=folder / "new.tflite")
+    decoder = tfc.models.gpt_decoder(20, 16, width=8, heads=2, blocks=1)
+    tfc.convert_decoder(decoder, prefill=4, path=folder / "decoder.tflite")
+    text = list(tfc.generate(folder / "decoder.tflite", [1, 2, 3, 4, 5, 6], max_new_tokens=8))
+    np.save(folder / "text.npy", text)
     return folder
 
 

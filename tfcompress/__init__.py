@@ -58,6 +58,7 @@ _HOMES = {
     "benchmark": "deploy.benchmark",
     "evaluate": "deploy.evaluate",
     "generate": "generation.generate",
+    "load_tokenizer": "generation.tokenizers",
     "html_report": "reporting.html_report",
     "watch_baseline": "deploy.watch_baseline",
     "FidelityReport": "deploy.fidelity",

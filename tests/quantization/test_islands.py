@@ -109,7 +109,7 @@ def test_products_of_two_tensors_in_full_int8(shapes):
 
 
 def test_products_that_stay_float(tokens):
-    a, b = keras.Input((2, 5, 8)), keras.Input((1, 8, 3))
+    a, b = keras.Input((2, 5, 8)), keras.Input((8, 3))
     fixed = keras.ops.matmul(keras.ops.matmul(a, b), np.ones((3, 2), "f4"))
     model = keras.Model([a, b], layers.Dense(2)(fixed))
     x = [np.random.default_rng(0).normal(size=(8, *v.shape[1:])).astype("f4") for v in (a, b)]

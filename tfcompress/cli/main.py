@@ -24,6 +24,7 @@ COMMANDS = (
     "compress",
     "pack",
     "unpack",
+    "generate",
 )
 OK, NOT_MET, USAGE, FAILED = 0, 1, 2, 3
 

@@ -164,13 +164,13 @@ def _only_normalisation(one: Any, tensor: Any) -> Any:
 
 
 def _attends(operation: Any) -> bool:
-    """Whether a layer is attention, or holds it; or the softmax between two products."""
+    """Whether it is attention, or holds it; or a product of tensors, as attention is made of."""
     from keras import layers
 
     kinds = (layers.MultiHeadAttention, layers.GroupQueryAttention, layers.Attention)
     if isinstance(operation, layers.Layer):
         return any(isinstance(layer, kinds) for layer in operation._flatten_layers())
-    return type(operation).__name__ == "DotProductAttention"
+    return type(operation).__name__ in ("DotProductAttention", "Matmul")
 
 
 def _holders(one: Any) -> list[_Span]:

@@ -68,13 +68,17 @@ def _matmul(b: Lowering, call: Call) -> Value:
     if len(given) != 2 or not all(isinstance(v, Value) for v in given):
         raise Unsupported("one of its operands is a constant")
     left, right = given
+    if left is right:
+        raise Unsupported("both operands are one tensor")
     if any(not v.dtype.startswith(("float", "bfloat")) for v in given):
         raise Unsupported("it computes on whole numbers")
-    ranks = {len(left.shape), len(right.shape)}
-    if ranks not in ({3}, {4}) or left.shape[1:-2] != right.shape[1:-2]:
-        raise Unsupported(
-            "a product of tensors of other shapes than (batch, [heads,] rows, columns)"
-        )
+    batches = zip(left.shape[1:-2], right.shape[1:-2], strict=False)
+    if (
+        len(left.shape) != len(right.shape)
+        or len(left.shape) < 3
+        or any(one != other and 1 not in (one, other) for one, other in batches)
+    ):
+        raise Unsupported("a product of tensors that are not (batch, [heads,] rows, columns)")
     return b.op("matmul", [left, right], call.outputs.shape, adjoint_b=False)
 
 

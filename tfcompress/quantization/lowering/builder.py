@@ -33,6 +33,7 @@ class Lowering:
         self.nodes: list[Node] = []
         self._now: dict[int, Value] = {}
         self._call: Any = None
+        self._calls = flow.calls
         for call in flow.calls:
             self._lower(call, excluded)
         self.outputs = keras.tree.map_structure(self.now, flow.outputs)
@@ -63,6 +64,23 @@ class Lowering:
                     reason = str(why)
                     del self.nodes[before:]
         self.keep(reason=reason)
+
+    def are_scores(self, value: Value) -> bool:
+        """Whether a tensor is a product of two others, or such a product with something added."""
+        maker = next((node for node in self.nodes if any(v is value for v in node.outputs)), None)
+        if isinstance(maker, Operator):
+            return maker.kind == "matmul"
+        added = isinstance(maker, Kept) and type(maker.call.operation).__name__ == "Add"
+        return maker is not None and added and any(map(self.are_scores, maker.inputs))
+
+    def weighs(self, value: Value) -> bool:
+        """Whether nothing but a softmax reads a tensor of the call that is lowered."""
+        readers = [call for call in self._calls if any(v is value for v in call.inputs)]
+        return bool(readers) and all(
+            type(call.operation).__name__ == "Softmax"
+            or getattr(call.operation, "activation", None) is keras.activations.softmax
+            for call in readers
+        )
 
     # -- what the functions below make nodes with
 

@@ -17,8 +17,19 @@ from tfcompress.quantization.lowering.builder import (
 layers = keras.layers
 
 
+def _refuse_mask(b: Lowering, call: Call) -> None:
+    """Scores and what is added to them in front of a softmax: a mask, as a rule.
+
+    Raises:
+        Unsupported: it is that; the mask's size would leave no steps for the scores.
+    """
+    if b.weighs(call.outputs) and any(b.are_scores(value) for value in call.inputs):
+        raise Unsupported("it masks scores, in front of a softmax in float")
+
+
 def _pair(b: Lowering, call: Call, kind: str) -> Value:
     """Two operands, of which one may be a constant."""
+    _refuse_mask(b, call)
     given = [*call.args, *call.kwargs.values()]
     if len(given) == 1 and isinstance(given[0], (list, tuple)):
         given = list(given[0])
@@ -38,6 +49,7 @@ def _pair(b: Lowering, call: Call, kind: str) -> Value:
 
 
 def _chained(b: Lowering, call: Call, kind: str) -> Value:
+    _refuse_mask(b, call)
     values = call.inputs
     if len({id(v) for v in values}) < len(values):
         raise Unsupported("it takes one tensor twice")
