@@ -141,7 +141,8 @@ class Layers(Term):
     def _pair(self, step: Step, seen: Seen, pair: Pair, regressor: Any) -> Any:
         theirs, own = _seen(seen, pair.teacher), _seen(step.student, pair.student)
         mask = getattr(own, "_keras_mask", None)
-        theirs, own = (ops.cast(a, "float32") for a in (theirs, own))
+        # Copies: a cast to the same dtype would leave Keras's mask on it.
+        theirs, own = (ops.copy(ops.cast(a, "float32")) for a in (theirs, own))
         theirs = ops.stop_gradient(theirs)
         if regressor is not None:
             own = regressor(own)
@@ -150,7 +151,11 @@ class Layers(Term):
             "attention": losses.attention_scores if pair.student.scores else losses.attention,
             "relational": lambda t, s: losses.relational(losses.pooled(t), losses.pooled(s)),
         }[self.name]
-        if mask is not None and self.name == "hints" and pair.student.size == pair.teacher.size:
+        masked = mask is not None and len(own.shape) == 3
+        if masked and self.name == "attention":  # padding is nowhere large
+            kept = ops.cast(mask, "float32")[..., None]
+            own, theirs = own * kept, theirs * kept if own.shape[1] == theirs.shape[1] else theirs
+        if masked and self.name == "hints" and pair.student.size == pair.teacher.size:
             own._keras_mask = mask
         weights = step.weights[0] if len(step.weights) == 1 else None
         if weights is not None and len(weights.shape) > 1:
