@@ -53,11 +53,12 @@ def network():
     layers = keras.layers
     return keras.Sequential(
         [
-            keras.Input((8,)),
-            layers.Dense(16, activation="relu"),
-            layers.Dropout(0.2),
-            layers.Dense(2),
-        ]
+            keras.Input((8,), name="point"),
+            layers.Dense(16, activation="relu", name="hidden"),
+            layers.Dropout(0.2, name="drop"),
+            layers.Dense(2, name="scores"),
+        ],
+        name="network",  # Keras would number it, by what was made before
     )
 
 

@@ -141,9 +141,9 @@ def test_folders_that_are_not_ours(tmp_path):
 
 
 def test_one_run_at_a_time(tmp_path):
-    from tfcompress.pipeline.journal import locked
+    from tfcompress.pipeline.locking import locked
 
-    code = "import sys; from tfcompress.pipeline.journal import locked; from pathlib import Path\n"
+    code = "import sys; from tfcompress.pipeline.locking import locked; from pathlib import Path\n"
     code += "with locked(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -164,7 +164,27 @@ def test_a_loss_that_is_nan_is_told_with_the_step(tmp_path):
     steps[1]["train"]["train"]["optimizer"] = "sgd"
     with pytest.raises(tfc.TrainingError, match=r"step 2 \(train\): the loss must stay finite"):
         run(tmp_path / "run", steps)
-    assert (tmp_path / "run" / "stages" / "1_remove_dead.keras").exists()
+    first = tmp_path / "run" / "stages" / "1_remove_dead.keras"
+    made = first.stat().st_mtime_ns
+    steps[1]["train"]["train"]["learning_rate"] = 0.01
+    with pytest.raises(tfc.ConfigError, match="the recipe is another now"):
+        run(tmp_path / "run", steps[1:])  # what is done is not of it
+    run(tmp_path / "run", steps)
+    assert first.stat().st_mtime_ns == made, "the mended recipe goes on after what was done"
+    run(tmp_path / "anew", steps)
+    assert digests(tmp_path / "run") == digests(tmp_path / "anew")
+
+
+def test_names_that_keras_numbers_do_not_make_another_model(tmp_path):
+    def unnamed():
+        keras.utils.set_random_seed(0)
+        return keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)])
+
+    first, again = unnamed(), unnamed()
+    assert first.layers[0].name != again.layers[0].name
+    pipeline, (x, y) = tfc.Pipeline(["remove_dead"]), examples()
+    one = pipeline.run(first, (x, y), tmp_path / "run")
+    assert pipeline.run(again, (x, y), tmp_path / "run").report == one.report
 
 
 def two_in_two_out():

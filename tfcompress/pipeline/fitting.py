@@ -80,7 +80,7 @@ def fit(
     save_freq: str | int,
     tell: Tell,
     where: str,
-) -> dict[str, list[float]]:
+) -> dict[str, list[float | None]]:
     """Trains a model in place; the same call again goes on where it was killed.
 
     Args:
@@ -119,7 +119,7 @@ def fit(
         ],
     )
     return {
-        name: [float(value) for value in values]
+        name: [float(value) if np.isfinite(value) else None for value in values]
         for name, values in history.history.items()
         if "/" not in name
     }
@@ -152,7 +152,7 @@ class _Watch(keras.callbacks.Callback):
             raise TrainingError(
                 f"{self.where}: the loss must stay finite. Received: {loss} in epoch "
                 f"{self._epoch + 1} of {self.epochs}. Lower its learning_rate, add `warmup`, or "
-                "look into the data; then run the new recipe with overwrite=True (--overwrite)."
+                "look into the data, and run again: the steps before it are kept."
             )
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: who works in it, and what in it is done."""
+"""The folder of a run: what in it is done, and of what."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tfcompress.errors import CompressError, ConfigError, CorruptFileError
 from tfcompress.files import read_bytes, write_bytes, write_json
+from tfcompress.pipeline.locking import LOCK
 
-JOURNAL, LOCK, STAGES, TRAININGS = "journal.json", ".lock", "stages", ".training"
+JOURNAL, STAGES, TRAININGS = "journal.json", "stages", ".training"
 FORMAT = 1
 _VERSIONS = ("tfcompress", "keras", "tensorflow", "numpy", "ai-edge-litert")
-_TAKEN: set[str] = set()  # by this process, whose own locks do not keep it out
 
 
 def sha256(content: bytes) -> str:
@@ -32,54 +30,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Makes the folder, and keeps other runs out of it while the block runs.
-
-    The lock is the operating system's, and goes with the process, however that ends.
-
-    Raises:
-        ConfigError: another run works in it, or it cannot be made or written.
-    """
-    name = os.path.realpath(folder)
-    if name in _TAKEN:
-        raise ConfigError(f"One pipeline at a time works in a folder. Received: {str(folder)!r}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot write in the folder {str(folder)!r}: {error.strerror or error}"
-        ) from error
-    try:
-        if not _lock(handle):
-            raise ConfigError(
-                f"One pipeline at a time works in a folder, and another process is at work in "
-                f"{str(folder)!r}. Wait for it, or pass another folder."
-            )
-        _TAKEN.add(name)
-        yield
-    finally:
-        _TAKEN.discard(name)
-        os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    try:
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            # Not flock: a worker forked from this process would hold it on after a kill.
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 class Journal:
@@ -144,6 +94,9 @@ class Journal:
     def begin(self, begun: dict[str, Any], *, overwrite: bool) -> None:
         """Goes on with what is there, or starts anew.
 
+        A run that is not finished may go on with another recipe whose first steps are those that
+        are done: a step that failed can be mended without losing those before it.
+
         Args:
             begun: what the run is given: recipe, model, data and the like, as plain values.
             overwrite: remove what an earlier run has left, and start anew.
@@ -161,6 +114,11 @@ class Journal:
         other = [name for name, value in begun.items() if self.begun.get(name) != value]
         if other == ["versions"] and self.complete():
             return  # nothing more is computed
+        if other == ["recipe"] and not self.finished and self._begins_alike(begun["recipe"]):
+            self.forget_training()  # of a step that may be another now
+            self.begun = begun
+            self._write()
+            return
         if other:
             name = other[0]
             raise ConfigError(
@@ -170,6 +128,12 @@ class Journal:
                 f"another folder. Received: {_short(begun[name])}, before "
                 f"{_short(self.begun.get(name))}"
             )
+
+    def _begins_alike(self, recipe: dict[str, Any]) -> bool:
+        """Whether the steps that are done are those of this recipe too."""
+        before, done = self.begun["recipe"], max(0, len(self.steps) - 1)  # the first: the original
+        same = before["steps"][:done] == recipe["steps"][:done]
+        return bool(same and before["seed"] == recipe["seed"] and done <= len(recipe["steps"]))
 
     def intact(self, place: int) -> bool:
         """Whether a step is done and all of its files are there.

@@ -127,7 +127,8 @@ class Pipeline:
         """Runs the steps one after the other, or goes on where an earlier run was killed.
 
         Call it again with the same model, data and folder after a crash, a kill or a power cut: it
-        ends with the same files, byte for byte, as if nothing had happened. Each step begins from
+        ends with the same files, byte for byte, as if nothing had happened. A step that has failed
+        may be mended in the recipe before: what came before it is kept. Each step begins from
         the file that the step before has written, with seeds of its own, whether or not it ran in
         the same process; within a step, training goes on from its last save (`tfc.Resume`).
 

@@ -19,7 +19,7 @@ class StepRow:
     Attributes:
         name: the step, such as `"2_prune"`, or `"0_original"`; for files the file's name.
         step: number of the step that made it.
-        metrics: loss and metrics on the validation data.
+        metrics: loss and metrics on the validation data; None for one that is no number.
         parameters: of a Keras model; None for files.
         multiply_adds: of one example; None for files, and where nobody knows.
         zeros: share of zeros in the kernels of a Keras model; None for files, and where the
@@ -30,7 +30,7 @@ class StepRow:
 
     name: str
     step: int
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     parameters: int | None
     multiply_adds: int | None
     zeros: float | None
@@ -59,7 +59,7 @@ class PipelineReport:
     examples: dict[str, int]
     rows: list[StepRow] = field(default_factory=list)
     reports: list[CompressionReport | None] = field(default_factory=list)
-    histories: list[dict[str, list[float]]] = field(default_factory=list)
+    histories: list[dict[str, list[float | None]]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfcompress.errors import CompressError, ConfigError, DataError
@@ -16,7 +14,9 @@ from tfcompress.pipeline import archive, fitting
 from tfcompress.pipeline import data as examples
 from tfcompress.pipeline.actions import Acted, Work
 from tfcompress.pipeline.isolated import alone
-from tfcompress.pipeline.journal import STAGES, Journal, locked, sha256, versions
+from tfcompress.pipeline.journal import STAGES, Journal, sha256, versions
+from tfcompress.pipeline.locking import locked
+from tfcompress.pipeline.measuring import Measuring
 from tfcompress.pipeline.objective import Objective, choose
 from tfcompress.pipeline.report import PipelineReport, StepRow
 from tfcompress.pipeline.steps import Step, kept_before
@@ -69,6 +69,7 @@ class Run:
         self._journal: Journal
         self._data: examples.Data
         self._objective: Objective
+        self._measuring: Measuring
         self._like: Any = None
         self._progress = Progress(None)
 
@@ -93,6 +94,7 @@ class Run:
             with alone(self.pipeline.seed, deterministic=self.deterministic):
                 self._data = examples.gather(data, validation, model)
                 self._objective = choose(model, self._data, **options)
+                self._measuring = Measuring(self._objective, self._data, model)
                 original = archive.dump(model)
             self._journal.begin(self._begun(archive.identity(original, model)), overwrite=overwrite)
             self._journal.tidy()
@@ -105,7 +107,7 @@ class Run:
     def _begun(self, identity: str) -> dict[str, Any]:
         """What tells this run from others."""
         told = {
-            "recipe": self.pipeline.text(),
+            "recipe": {"seed": self.pipeline.seed, "steps": self.pipeline.to_plain()},
             "model": identity,
             "data": self._data.fingerprint(),
             "objective": self._objective.describe(),
@@ -153,7 +155,7 @@ class Run:
         with self._alone(0):
             model = archive.load(self.out / next(iter(files)), self._like)
             try:
-                rows = [self._row(ORIGINAL, 0, model)]
+                rows = [self._measuring.model(ORIGINAL, 0, model)]
             except (ValueError, TypeError, tf.errors.OpError) as error:
                 if isinstance(error, CompressError):
                     raise
@@ -203,19 +205,23 @@ class Run:
             (self.pipeline.seed + step.number) % 2**31,
         )
         acted: Acted = step.row.act(work, self._stage(step.number - 1), step)
-        history: dict[str, list[float]] = {}
+        history: dict[str, list[float | None]] = {}
         if step.training is not None:
             history = self._trained(step, acted, kept)
         rows, files = [], dict(acted.files)
         if step.row.files:
-            rows = [self._file_row(name, step.number, content) for name, content in files.items()]
+            rows = [
+                self._measuring.file(name, step.number, content) for name, content in files.items()
+            ]
         else:
             name = f"{STAGES}/{step.name}.keras"
             files[name] = archive.dump(acted.model)
-            rows.append(self._row(step.name, step.number, acted.model))
+            rows.append(self._measuring.model(step.name, step.number, acted.model))
         return files, _record(rows, acted.report, history)
 
-    def _trained(self, step: Step, acted: Acted, kept: tuple[str, ...]) -> dict[str, list[float]]:
+    def _trained(
+        self, step: Step, acted: Acted, kept: tuple[str, ...]
+    ) -> dict[str, list[float | None]]:
         from tfcompress.pipeline.holding import held, released
         from tfcompress.pipeline.teaching import taught
 
@@ -246,60 +252,6 @@ class Run:
             return self._stage(0)
         return archive.load(Path(name), self._like)
 
-    def _row(self, name: str, number: int, model: Any) -> StepRow:
-        """What a Keras model is worth."""
-        import tfcompress as tfc
-        from tfcompress.conversion.convert import is_quantize_aware
-        from tfcompress.transforms.wrapper import wrappers
-
-        if wrappers(model):  # what trains is not what ships
-            model = tfc.strip(model)
-        found = self._predicted(model)
-        try:
-            work: int | None = tfc.complexity(model).multiply_adds
-        except CompressError:
-            work = None
-        metrics = self._objective.measure(found, self._data.y_val)
-        if is_quantize_aware(model):  # it also holds grids and masks; its file tells the rest
-            count = int(sum(np.size(variable) for variable in model.trainable_weights))
-            return StepRow(name, number, metrics, count, work, None, None, None)
-        values = [np.asarray(variable) for variable in model.weights]
-        stored = b"".join(value.tobytes() for value in values)
-        count = int(sum(value.size for value in values))
-        zeros = float(tfc.sparsity(model)["total"])
-        return StepRow(name, number, metrics, count, work, zeros, len(stored), _zipped(stored))
-
-    def _predicted(self, model: Any) -> list[np.ndarray]:
-        from keras import tree
-
-        x = self._data.x_val
-        return [
-            np.asarray(own) for own in tree.flatten(model.predict(x, batch_size=256, verbose=0))
-        ]
-
-    def _file_row(self, name: str, number: int, content: bytes) -> StepRow:
-        """What a file is worth."""
-        import tfcompress as tfc
-
-        metrics: dict[str, float] = {}
-        if name.endswith(".tflite"):
-            file = tfc.TFLiteModel(content)
-            found = file.predict(self._named_inputs())
-            values = [found]
-            if isinstance(found, dict):
-                values = [found[own] for own in self._objective.outputs.names]
-            metrics = self._objective.measure([_float(v) for v in values], self._data.y_val)
-        return StepRow(name, number, metrics, None, None, None, len(content), _zipped(content))
-
-    def _named_inputs(self) -> Any:
-        from keras import tree
-
-        from tfcompress.conversion.export import read_interface
-
-        specs = read_interface(self._like).specs
-        flat = tree.flatten(self._data.x_val)
-        return {s.name: a for s, a in zip(specs, flat, strict=True)} if len(flat) > 1 else flat[0]
-
     def _last_files(self) -> dict[str, bytes]:
         import tfcompress as tfc
         from tfcompress.pipeline.page import page
@@ -323,7 +275,7 @@ class Run:
             notes.append("Not deterministic: a run that is resumed may end with other bits.")
         reports = [record["report"] for record in records[1:]]
         return PipelineReport(
-            {"seed": self.pipeline.seed, "steps": self.pipeline.to_plain()},
+            self._journal.begun["recipe"],
             self._objective.describe(),
             {"training": self._data.count, "validation": len(self._data.y_val[0])},
             [StepRow(**row) for record in records for row in record["rows"]],
@@ -335,7 +287,7 @@ class Run:
 
 
 def _record(
-    rows: list[StepRow], report: CompressionReport | None, history: dict[str, list[float]]
+    rows: list[StepRow], report: CompressionReport | None, history: dict[str, list[float | None]]
 ) -> dict[str, Any]:
     from tfcompress.files import plain
 
@@ -364,11 +316,3 @@ def _placed(error: CompressError, step: Step) -> CompressError:
         return error
     error.args = (f"{step.where}: {said}", *error.args[1:])
     return error
-
-
-def _float(values: np.ndarray) -> np.ndarray:
-    return values.astype("float32") if values.dtype.kind == "f" else values
-
-
-def _zipped(content: bytes) -> int:
-    return len(gzip.compress(content, 9, mtime=0))
