@@ -190,6 +190,11 @@ class Scaled3(keras.layers.Layer):
         return x * self.scale * self.start
 
 
+class Unnamed(Scaled3):
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],))
+
+
 class Wrong(Scaled3):
     def call(self, x):
         return super().call(x) + 1e-3
@@ -199,9 +204,10 @@ def test_classes_of_ones_own():
     old = randomized(tk.Sequential([layers.Input((4,)), Scaled(3.0, name="own")]))
     with pytest.raises(tfc.ConversionError, match="custom_objects"):
         tfc.legacy.to_keras3(old)
-    new = tfc.legacy.to_keras3(old, custom_objects={"Scaled": Scaled3})
     x = np.ones((2, 4), "float32")
-    assert (np.asarray(new(x)) == np.asarray(old(x))).all()
+    for cls in (Scaled3, Unnamed):
+        new = tfc.legacy.to_keras3(old, custom_objects={"Scaled": cls})
+        assert (np.asarray(new(x)) == np.asarray(old(x))).all()
     with pytest.raises(tfc.VerificationError, match="'own'"):
         tfc.legacy.to_keras3(old, custom_objects={"Scaled": Wrong})
 

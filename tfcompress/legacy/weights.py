@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,10 @@ def _counterpart(source: Any, targets: list[Any]) -> Any:
     fitting = [target for target in same if tuple(target.shape) == tuple(source.shape)]
     if len(parts) > 1 and len({tuple(_parts(target.path)[-2:]) for target in same}) > 1:
         fitting = [target for target in fitting if _parts(target.path)[-2] == parts[-2]] or fitting
+    if not fitting:  # Keras 3 counts variables that a layer gave no name
+        unnamed = [target for target in targets if re.fullmatch(r"variable(_\d+)?", target.name)]
+        fitting = [target for target in unnamed if tuple(target.shape) == tuple(source.shape)]
+        fitting = fitting if len(fitting) == 1 else []
     if not fitting:
         raise WithoutCounterpart(
             f"its weight {source.name!r} of shape {tuple(source.shape)} has no counterpart among "
