@@ -135,6 +135,22 @@ def test_a_decoder_of_ones_own_that_ends_in_a_softmax():
     assert list(tfc.generate(file, PROMPT, max_new_tokens=12)) == _greedy(model, 12)
 
 
+@pytest.mark.parametrize("kind", ["MultiHeadAttention", "GroupQueryAttention"])
+def test_a_decoder_of_keras_attention_layers(kind):
+    layers = keras.layers
+    tokens = keras.Input((CONTEXT,), dtype="int32")
+    x = layers.Embedding(WORDS, 12)(tokens)
+    attention = layers.MultiHeadAttention(3, 4, value_dim=5)
+    if kind == "GroupQueryAttention":
+        attention = layers.GroupQueryAttention(4, 3, 1)
+    for _ in range(2):
+        y = layers.RMSNormalization()(x)
+        x = layers.Add()([x, attention(y, y, use_causal_mask=True)])
+    model = _scrambled(keras.Model(tokens, layers.Dense(WORDS)(x)))
+    file = tfc.convert_decoder(model, prefill=CHUNK)
+    assert list(tfc.generate(file, PROMPT, max_new_tokens=10)) == _greedy(model, 10)
+
+
 def _of(build) -> keras.Model:
     tokens = keras.Input((CONTEXT,), dtype="int32")
     x = keras.layers.Embedding(WORDS, 8)(tokens)

@@ -96,6 +96,7 @@ class Decoder:
     def clear(self) -> None:
         """Forgets the text."""
         self.position = 0
+        self._copied = 0  # rows of the cache that `prefill` has as well
         for signature in (self._prefill, self._decode):
             for name in self._caches:
                 signature.view(name)[...] = 0.0
@@ -136,6 +137,10 @@ class Decoder:
         self._run(self._decode, [token])
 
     def _some(self, tokens: Sequence[int]) -> None:
+        for name in self._caches if self._copied < self.position else ():
+            rows = _along(self._axes[name], slice(self._copied, self.position))
+            self._prefill.view(name)[rows] = self._decode.view(name)[rows]
+        self._copied = self.position
         self._run(self._prefill, tokens)
 
     def _run(self, signature: adapter.Signature, tokens: Sequence[int]) -> None:
@@ -148,10 +153,8 @@ class Decoder:
         end = self.position + len(tokens)
         for name in self._caches:
             axis = self._axes[name]
-            rows = signature.output(_new(name))
-            kept = _along(axis, slice(0, len(tokens)))
-            for one in (self._prefill, self._decode):
-                one.view(name)[_along(axis, slice(self.position, end))] = rows[kept]
+            rows = signature.output(_new(name))[_along(axis, slice(0, len(tokens)))]
+            self._decode.view(name)[_along(axis, slice(self.position, end))] = rows
         self.position = end
 
 

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfcompress.conversion.export import float32_compute, quiet
+from tfcompress.generation.attention_layers import laid_open
 from tfcompress.generation.decoder import DECODE
 from tfcompress.generation.incremental import advance
 from tfcompress.generation.plan import Plan, check_decoder
@@ -23,7 +24,7 @@ def planned(model: keras.Model) -> Plan:
     """
     check_decoder(model)
     with float32_compute(model):
-        return Plan(read_flow(model), model.inputs[0].shape[1], model.name)
+        return Plan(laid_open(read_flow(model)), model.inputs[0].shape[1], model.name)
 
 
 def traced(
