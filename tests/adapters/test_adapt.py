@@ -243,7 +243,8 @@ def test_other_verbs_take_it(with_lora, tmp_path):
     merged = tfc.strip(with_lora)
     np.testing.assert_allclose(tfc.convert(with_lora).predict(X), merged(X), atol=1e-6)
     ours = tfc.quantize_aware(with_lora, calibration_data=X)
-    assert np.array_equal(ours(X), tfc.quantize_aware(merged, calibration_data=X)(X))
+    kernel = merged.get_layer("scores").kernel.numpy()
+    assert np.array_equal(ours.get_layer("scores").kernel.numpy().reshape(kernel.shape), kernel)
     assert tfc.sparsity(tfc.strip(tfc.prune(with_lora, HALF)))["total"] < 0.01
     clustered = tfc.strip(tfc.cluster(with_lora, 3, include="conv"))
     assert len(np.unique(clustered.get_layer("conv").kernel.numpy())) == 3
