@@ -208,7 +208,8 @@ def all_three_tfmot(run: Run) -> Any:
 
 def table(rows: list[dict[str, Any]]) -> str:
     heads = ["model", "by", "accuracy in Keras", "of its file", "points from float", "same answer",
-             "values", "zeros", "bytes", "zip", "packed", "smaller zipped", "packed"]  # fmt: skip
+             "values", "zeros", "bytes", "zip", "packed", "smaller zipped",
+             "smaller packed"]  # fmt: skip
     start = {row["seed"]: row["accuracy"] for row in rows if row["method"] == FLOAT}
     whole = next(row["bytes"] for row in rows if row["method"] == FLOAT)
     cells = []
