@@ -22,7 +22,7 @@ VERBS = ["PruningCallback", "Pruner", "prune", "strip", "sparsity", "Resume", "R
 VERBS += ["xnnpack_sparse_layers", "sparse_friendly", "convert", "benchmark", "inspect"]
 VERBS += ["quantize_aware", "QuantizationScheme", "QuantizationCallback", "verify"]
 VERBS += ["evaluate", "watch_baseline", "html_report"]
-VERBS += ["to_onnx", "cluster", "convert_decoder", "generate"]
+VERBS += ["to_onnx", "cluster", "convert_decoder", "generate", "beam_search"]
 VERBS += ["shrink", "ShrinkSchedule", "BatchNormSparsity", "remove_dead"]
 VERBS += ["complexity", "fold_batchnorm", "separate", "factorize", "rank_blocks", "drop_layers"]
 

@@ -50,6 +50,7 @@ _HOMES = {
     "TFLiteModel": "runtime.model",
     "available_runtimes": "runtime.adapter",
     "BenchmarkReport": "deploy.benchmark",
+    "beam_search": "generation.beams",
     "benchmark": "deploy.benchmark",
     "evaluate": "deploy.evaluate",
     "generate": "generation.generate",
