@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
-from tfcompress.errors import ConfigError, DataError, ModelTypeError
+from tfcompress.errors import ConfigError, DataError
 
 WORDS, START, END = 5, 1, 2
 SOURCE = [3, 1, 4, 2, 3]
@@ -99,6 +99,3 @@ def test_what_cannot_be_translated(tflite, model):
         tfc.beam_search(tflite, [START], source=SOURCE, end=WORDS)
     with pytest.raises(ConfigError, match="target"):
         tfc.convert_decoder(model, target="nothing")
-    with pytest.raises(ModelTypeError, match="other one"):
-        decoder = tfc.models.gpt_decoder(WORDS, 4, width=4, heads=1, blocks=1)
-        tfc.generate(tfc.convert_decoder(decoder), [START], source=SOURCE)

@@ -131,6 +131,10 @@ def convert_decoder(
 
 def _compare(model: Any, plan: Any, tflite: TFLiteModel, exact: bool) -> None:
     """Compares the scores of file and model along a text; their logarithms, of probabilities."""
+    import keras
+
+    from tfcompress.conversion.export import float32_compute
+
     decoder = Decoder(tflite)
     count = min(decoder.context, decoder.chunk + 3, decoder.chunk * 2 + _CHECKED)
     rng = np.random.default_rng(0)
@@ -145,7 +149,9 @@ def _compare(model: Any, plan: Any, tflite: TFLiteModel, exact: bool) -> None:
         own = [value is plan.target for value in plan.flow.input_values]
         inputs = [whole if is_target else source for is_target in own]
     given_inputs = inputs if len(inputs) > 1 else whole
-    expected = np.asarray(model(given_inputs, training=False), "float32")[0]
+    with float32_compute(model):
+        (output,) = keras.tree.flatten(model(given_inputs, training=False))
+    expected = np.asarray(output, "float32")[0]
     if decoder.probable:
         expected = np.log(np.maximum(expected, 1e-30))
     start = max(count - 3, 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfcompress.generation.plan import CONSTANT, Plan, Step, run_call
+from tfcompress.generation.plan import CONSTANT, SOURCE, TOKENS, Plan, Step, run_call
 from tfcompress.graph.flow import Value
 
 CACHE, NEW = "cache", "new"
@@ -83,7 +83,6 @@ class _Pass:
     def run(self) -> tuple[Any, list[Any]]:
         for step in self.plan.steps:
             self._step(step)
-        assert self.plan.output is not None
         output = self.tensors[id(self.plan.output), NEW]
         return output, [self.new[number] for number in range(len(self.plan.caches))]
 
@@ -139,6 +138,10 @@ class _Pass:
                 assert old is not None
                 sizes[fresh] = x.shape[old]
             return [tf.reshape(x, sizes)]
+        if type(call.operation).__name__ == "Matmul" and info.kind == TOKENS:
+            left, right = call.inputs
+            if self.plan.info(right).kind == SOURCE and held[id(left)].shape[-2] == 1:
+                return [self._product(held[id(left)], held[id(right)])]  # attention to the source
         return run_call(call, held)
 
     def _joined(self, step: Step) -> None:

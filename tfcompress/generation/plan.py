@@ -120,9 +120,10 @@ class Plan:
             for value in () if of_source else call.inputs:
                 if self.info(value).kind == SOURCE and not any(value is m for m in self.memories):
                     self.memories.append(value)
-        self.output = flow.outputs if isinstance(flow.outputs, Value) else None
-        if self.output is None or self.info(self.output).query != 1:
+        outputs = keras.tree.flatten(flow.outputs)
+        if len(outputs) != 1 or self.info(outputs[0]).query != 1:
             raise self._refusal("it does not give scores for every place")
+        self.output: Value = outputs[0]
         self._looked_at = self._find_looked_at()
 
     def _find_looked_at(self) -> set[int]:
@@ -144,7 +145,11 @@ class Plan:
     @property
     def ends_in_softmax(self) -> bool:
         """Whether it gives probabilities."""
-        operation = self.flow.calls[-1].operation
+        (operation,) = (
+            step.call.operation
+            for step in self.steps
+            if any(result is self.output for result in step.call.results)
+        )
         function = getattr(operation, "activation", None)
         return type(operation).__name__ == "Softmax" or function is keras.activations.softmax
 
@@ -160,8 +165,8 @@ class Plan:
         )
 
     def _planned(self, call: Call) -> Step:
-        kind = self._kind(call)
-        name = type(call.operation).__name__
+        kind, cls = self._kind(call), type(call.operation)
+        name = cls.__name__ if cls.__module__.startswith("keras.") else ""
         if kind in (CONSTANT, SOURCE):
             return self._settled(call, Step(call, "apply"), Info(kind))
         if name in ("OnesLike", "ZerosLike"):
