@@ -23,7 +23,7 @@ VERBS += ["xnnpack_sparse_layers", "sparse_friendly", "convert", "benchmark", "i
 VERBS += ["quantize_aware", "QuantizationScheme", "QuantizationCallback", "verify"]
 VERBS += ["evaluate", "watch_baseline", "html_report"]
 VERBS += ["to_onnx", "cluster", "Pipeline", "distill", "cache_teacher"]
-VERBS += ["convert_decoder", "generate", "adapt"]
+VERBS += ["convert_decoder", "generate", "beam_search", "adapt"]
 VERBS += ["shrink", "ShrinkSchedule", "BatchNormSparsity", "remove_dead"]
 VERBS += ["complexity", "fold_batchnorm", "separate", "factorize", "rank_blocks", "drop_layers"]
 

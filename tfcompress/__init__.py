@@ -55,6 +55,7 @@ _HOMES = {
     "TFLiteModel": "runtime.model",
     "available_runtimes": "runtime.adapter",
     "BenchmarkReport": "deploy.latency_report",
+    "beam_search": "generation.beams",
     "benchmark": "deploy.benchmark",
     "evaluate": "deploy.evaluate",
     "generate": "generation.generate",

@@ -143,12 +143,23 @@ def test_a_decoder_of_keras_attention_layers(kind):
     attention = layers.MultiHeadAttention(3, 4, value_dim=5)
     if kind == "GroupQueryAttention":
         attention = layers.GroupQueryAttention(4, 3, 1)
-    for _ in range(2):
+    for _ in range(1 + (kind == "MultiHeadAttention")):
         y = layers.RMSNormalization()(x)
         x = layers.Add()([x, attention(y, y, use_causal_mask=True)])
     model = _scrambled(keras.Model(tokens, layers.Dense(WORDS)(x)))
     file = tfc.convert_decoder(model, prefill=CHUNK)
     assert list(tfc.generate(file, PROMPT, max_new_tokens=10)) == _greedy(model, 10)
+
+
+def test_a_mixed_precision_model_that_gives_a_list():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        inner = tfc.models.gpt_decoder(WORDS, CONTEXT, width=16, heads=2, blocks=1)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model = _scrambled(keras.Model(inner.inputs, [inner.output]))
+    file = tfc.convert_decoder(model, prefill=CHUNK)
+    assert file.report.settings["largest_error"] < 1e-5
 
 
 def _of(build) -> keras.Model:
@@ -163,7 +174,7 @@ def _of(build) -> keras.Model:
         (lambda: _of(keras.layers.Conv1D(8, 3, padding="same", name="smooth")), "'smooth'"),
         (lambda: _of(keras.layers.LSTM(8, return_sequences=True, name="loop")), "'loop'"),
         (lambda: _of(keras.layers.GlobalAveragePooling1D(name="all")), "'all'"),
-        (lambda: tfc.models.encoder_decoder(9, 9, 4, 4, width=8, heads=2), "one input"),
+        (lambda: keras.Sequential([keras.Input((4, 3)), keras.layers.Dense(2)]), "token ids"),
         (lambda: tfc.models.lstm_language_model(9, None), "fixed"),
     ],
 )
@@ -239,5 +250,7 @@ def test_what_cannot_be_generated(prompt, options, error, text, tflite):
 def test_other_files_are_refused(tflite, float_file):
     with pytest.raises(ModelTypeError, match="convert_decoder"):
         tfc.generate(float_file, [1])
+    with pytest.raises(ModelTypeError, match="no other one"):
+        tfc.generate(tflite, [1], source=[1])
     with pytest.raises(CorruptFileError):
         tfc.generate(tflite.content[: len(tflite.content) // 2], [1])

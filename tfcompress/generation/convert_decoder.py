@@ -29,6 +29,7 @@ def convert_decoder(
     *,
     context: int | None = None,
     prefill: int = 64,
+    target: str | None = None,
     path: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> TFLiteModel:
@@ -49,12 +50,15 @@ def convert_decoder(
     what must be remembered, is found by trying each layer on a text and on a part of it.
 
     Args:
-        model: int32 (batch, length) -> scores (batch, length, vocabulary).
+        model: int32 (batch, length) -> scores (batch, length, vocabulary); or of two such inputs.
         precision: as for `tfc.convert`, those that need no data: `"fp32"`, `"fp16"`, `"dynamic"`,
             `"weight-int8"`.
         context: tokens that the file can remember, prompt and answer together; the model's length
             by default, which is the most.
         prefill: tokens of a prompt that are computed at once.
+        target: of a model with two inputs, as a translator, the name of the one that is written;
+            the last one by default. A third signature, `encode`, takes the other text, `source`,
+            padded with 0; what it gives (`memory_0`, ...) is an input of the other two.
         path: where to write the file as well.
         overwrite: allow `path` to exist.
 
@@ -95,7 +99,7 @@ def convert_decoder(
 
     started = time.perf_counter()
     export.check_model(model)
-    plan = planned(model)
+    plan = planned(model, target)
     length = plan.length if context is None else context
     if length > plan.length:
         raise ConfigError(
@@ -118,22 +122,36 @@ def convert_decoder(
         raise ConversionError(
             "The file holds variables in place of weights: the model's layers do not track them."
         )
-    _compare(model, result, precision == "fp32")
+    _compare(model, plan, result, precision == "fp32")
     report.settings["seconds"] = round(time.perf_counter() - started, 2)
     if path is not None:
         result.save(path, overwrite=overwrite)
     return result
 
 
-def _compare(model: Any, tflite: TFLiteModel, exact: bool) -> None:
+def _compare(model: Any, plan: Any, tflite: TFLiteModel, exact: bool) -> None:
     """Compares the scores of file and model along a text; their logarithms, of probabilities."""
+    import keras
+
+    from tfcompress.conversion.export import float32_compute
+
     decoder = Decoder(tflite)
     count = min(decoder.context, decoder.chunk + 3, decoder.chunk * 2 + _CHECKED)
     rng = np.random.default_rng(0)
     text = rng.integers(0, decoder.vocabulary, count)
-    whole = np.zeros((1, model.inputs[0].shape[1]), "int32")
+    whole = np.zeros((1, plan.length), "int32")
     whole[0, :count] = text
-    expected = np.asarray(model(whole, training=False), "float32")[0]
+    inputs = [whole]
+    if plan.sources:
+        source = np.zeros((1, decoder.source_length), "int32")
+        source[0, : decoder.source_length // 2] = 1
+        decoder.listen(source[0, : decoder.source_length // 2].tolist())
+        own = [value is plan.target for value in plan.flow.input_values]
+        inputs = [whole if is_target else source for is_target in own]
+    given_inputs = inputs if len(inputs) > 1 else whole
+    with float32_compute(model):
+        (output,) = keras.tree.flatten(model(given_inputs, training=False))
+    expected = np.asarray(output, "float32")[0]
     if decoder.probable:
         expected = np.log(np.maximum(expected, 1e-30))
     start = max(count - 3, 1)

@@ -11,7 +11,10 @@ from tfcompress.errors import DataError, ModelTypeError
 from tfcompress.runtime import adapter, proof
 from tfcompress.runtime.model import TFLiteModel
 
-PREFILL, DECODE = "prefill", "decode"
+PREFILL, DECODE, ENCODE = "prefill", "decode", "encode"
+
+
+Kept = tuple[int, list[np.ndarray]]
 
 
 class Decoder:
@@ -29,6 +32,7 @@ class Decoder:
         vocabulary: how many different tokens there are.
         position: how many tokens it has read.
         probable: the file gives probabilities, of which `scores` are the logarithms.
+        source_length: how many tokens of another text it listens to; 0 where there is none.
 
     Raises:
         ModelTypeError: the file has other signatures.
@@ -57,7 +61,10 @@ class Decoder:
         session = adapter.Session(model.content, runtime=runtime, backend=backend, threads=threads)
         found = {signature.key: signature for signature in session.signatures()}
         self._prefill, self._decode = found[PREFILL], found[DECODE]
+        self._encode = found.get(ENCODE)
+        self.source_length = 0
         self._check()
+        self._heard = self._encode is None
         self.clear()
 
     def _check(self) -> None:
@@ -81,6 +88,14 @@ class Decoder:
                 self._axes[name] = axis
                 sizes.add(held[axis])
             (self.context,) = sizes
+            if self._encode is not None:
+                (source,) = self._encode.inputs.values()
+                self._source, self.source_length = source.name, source.shape[1]
+                for name, info in self._encode.outputs.items():
+                    for one in (self._decode, self._prefill):
+                        # What a signature does not read is not in the file.
+                        if name in one.inputs and one.inputs[name].shape != info.shape:
+                            raise ValueError(name)
             self.vocabulary = outputs[self._end].shape[1]
         except (KeyError, ValueError, IndexError):
             shown = {
@@ -92,6 +107,47 @@ class Decoder:
                 f"tfc.convert_decoder do. Received: {shown}"
             ) from None
         self.probable = self._end == "probabilities"
+
+    def listen(self, source: Sequence[int]) -> None:
+        """Takes in the text that is to be answered or translated, and forgets the last one.
+
+        Args:
+            source: its tokens; padded with 0.
+
+        Raises:
+            ModelTypeError: the file listens to none.
+            DataError: no tokens, more than `source_length`, or negative ones.
+        """
+        if self._encode is None:
+            raise ModelTypeError("This file goes on with a text, and listens to no other one.")
+        if not 0 < len(source) <= self.source_length or min(source) < 0:
+            raise DataError(
+                f"The file listens to 1 to {self.source_length} tokens. Received: {len(source)}"
+            )
+        self._encode.view(self._source)[...] = 0
+        self._encode.view(self._source)[0, : len(source)] = list(source)
+        self._encode.run()
+        for name in self._encode.outputs:
+            memory = self._encode.output(name)
+            for one in (self._decode, self._prefill):
+                if name in one.inputs:
+                    one.view(name)[...] = memory
+        self._heard = True
+        self.clear()
+
+    def keep(self) -> Kept:
+        """What it remembers of the text now, to go on from again."""
+        rows = slice(0, self.position)
+        return self.position, [
+            self._decode.view(name)[_along(self._axes[name], rows)].copy() for name in self._caches
+        ]
+
+    def back(self, kept: Kept) -> None:
+        """Goes back to what was kept."""
+        self.position, held = kept
+        self._copied = 0
+        for name, rows in zip(self._caches, held, strict=True):
+            self._decode.view(name)[_along(self._axes[name], slice(0, self.position))] = rows
 
     def clear(self) -> None:
         """Forgets the text."""
@@ -107,6 +163,8 @@ class Decoder:
         Raises:
             DataError: a token that there is not, none at all, or more than it can remember.
         """
+        if not self._heard:
+            raise DataError("The file answers to another text: give its tokens as `source`.")
         if not tokens or not all(0 <= int(token) < self.vocabulary for token in tokens):
             raise DataError(
                 f"Tokens are whole numbers from 0 to {self.vocabulary - 1}, at least one. "

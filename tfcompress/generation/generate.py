@@ -107,6 +107,7 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
     stop: Collection[int] = (),
+    source: Sequence[int] | None = None,
     threads: int = 1,
     backend: str = "xnnpack",
     runtime: str = "auto",
@@ -123,6 +124,8 @@ def generate(
         top_p: draw among the fewest of the best tokens that have this share of the probability.
         seed: makes draws repeat.
         stop: token ids that end the text; they are not returned.
+        source: tokens of the text to translate or answer, for a file that listens to one; the
+            prompt is then how an answer begins, usually a start token alone.
         threads: threads of the runtime.
         backend: `"xnnpack"` or `"reference"`.
         runtime: as for `TFLiteModel.predict`.
@@ -161,4 +164,6 @@ def generate(
             "the model's tokenizer (tfc.load_tokenizer)."
         ) from None
     decoder = Decoder(tflite, backend=backend, runtime=runtime, threads=threads)
+    if source is not None:
+        decoder.listen(source)
     return Generation(decoder, tokens, max_new_tokens, sampler, stop)

@@ -7,14 +7,18 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfcompress.generation.plan import CONSTANT, Plan, Step, run_call
+from tfcompress.generation.plan import CONSTANT, SOURCE, TOKENS, Plan, Step, run_call
 from tfcompress.graph.flow import Value
 
 CACHE, NEW = "cache", "new"
 
 
 def advance(
-    plan: Plan, tokens: tf.Tensor, position: tf.Tensor, caches: Sequence[tf.Tensor]
+    plan: Plan,
+    tokens: tf.Tensor,
+    position: tf.Tensor,
+    caches: Sequence[tf.Tensor],
+    memories: Sequence[tf.Tensor] = (),
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Computes the places of some new tokens.
 
@@ -27,20 +31,45 @@ def advance(
         tokens: int32 (1, n).
         position: int32 (1,), the first one's place in the text.
         caches: for each of the plan's, what is remembered; rows from `position` on are not read.
+        memories: for each of the plan's, what `remember` gives of the other inputs.
 
     Returns:
         What the model gives for the new tokens, (1, n, ...), and new rows for each cache.
     """
-    return _Pass(plan, tokens, position, caches).run()
+    return _Pass(plan, tokens, position, caches, memories).run()
+
+
+def remember(plan: Plan, sources: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """What the steps of a plan read of the inputs that are known from the start."""
+    held = {id(value): tensor for value, tensor in zip(plan.sources, sources, strict=True)}
+    for step in plan.steps:  # constants, which any call may read
+        if all(plan.info(value).kind == CONSTANT for value in step.call.results):
+            held |= _results(step, held)
+    for step in plan.source_steps:
+        held |= _results(step, held)
+    return [held[id(value)] for value in plan.memories]
+
+
+def _results(step: Step, held: dict[int, Any]) -> dict[int, Any]:
+    return dict(zip(map(id, step.call.results), run_call(step.call, held), strict=True))
 
 
 class _Pass:
-    def __init__(self, plan: Plan, tokens: Any, position: Any, caches: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        tokens: Any,
+        position: Any,
+        caches: Sequence[Any],
+        memories: Sequence[Any],
+    ) -> None:
         self.plan, self.caches = plan, caches
         self.count = tokens.shape[1]
         self.new: dict[int, Any] = {}
         self.tensors: dict[tuple[int, str], Any] = {}
-        self.tensors[id(plan.flow.input_values[0]), NEW] = tokens
+        self.tensors[id(plan.target), NEW] = tokens
+        for value, memory in zip(plan.memories, memories, strict=True):
+            self.tensors[id(value), NEW] = memory
         self.places = {NEW: position + tf.range(self.count)}
         # No text reads a place behind its end, so the table of positions need not have one.
         self.places[NEW] = tf.minimum(self.places[NEW], plan.length - 1)
@@ -54,7 +83,6 @@ class _Pass:
     def run(self) -> tuple[Any, list[Any]]:
         for step in self.plan.steps:
             self._step(step)
-        assert self.plan.output is not None
         output = self.tensors[id(self.plan.output), NEW]
         return output, [self.new[number] for number in range(len(self.plan.caches))]
 
@@ -110,6 +138,10 @@ class _Pass:
                 assert old is not None
                 sizes[fresh] = x.shape[old]
             return [tf.reshape(x, sizes)]
+        if type(call.operation).__name__ == "Matmul" and info.kind == TOKENS:
+            left, right = call.inputs
+            if self.plan.info(right).kind == SOURCE and held[id(left)].shape[-2] == 1:
+                return [self._product(held[id(left)], held[id(right)])]  # attention to the source
         return run_call(call, held)
 
     def _joined(self, step: Step) -> None:

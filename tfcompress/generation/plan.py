@@ -16,10 +16,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.errors import ModelTypeError
+from tfcompress.errors import ConfigError, ModelTypeError
 from tfcompress.graph.flow import Call, Flow, Value
 
-CONSTANT, PLACES, TOKENS = "constant", "places", "tokens"
+CONSTANT, SOURCE, PLACES, TOKENS = "constant", "source", "places", "tokens"
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class Info:
     """What a tensor depends on, and its axes of time.
 
     Attributes:
-        kind: `"constant"`, `"places"` (the same for every text: positions, masks) or `"tokens"`.
-        query: the axis of the tokens that are computed; None for a constant.
+        kind: `"constant"`, `"source"` (made of another text, which is known from the start),
+            `"places"` (the same for every text: positions, masks) or `"tokens"`.
+        query: the axis of the tokens that are computed; None where there is none.
         key: the axis of the tokens that these look at, of scores and masks; else None.
     """
 
@@ -85,25 +86,44 @@ class Plan:
     """How a decoder is computed a few tokens at a time.
 
     Args:
-        flow: its calls; one input of token ids (batch, length).
+        flow: its calls.
+        target: which of its inputs are the token ids (batch, length) that go on; the others are
+            known from the start.
         length: tokens of a text.
         name: of the model, for errors.
+
+    Attributes:
+        steps: how each call that depends on the target is computed.
+        source_steps: the calls that depend on the other inputs alone.
+        caches: what is remembered of each token.
+        memories: what the steps read of the other inputs.
 
     Raises:
         ModelTypeError: a layer mixes places in a way that is not understood.
     """
 
-    def __init__(self, flow: Flow, length: int, name: str) -> None:
+    def __init__(self, flow: Flow, target: int, length: int, name: str) -> None:
         self.flow, self.length, self.name = flow, length, name
-        self._infos: dict[int, Info] = {id(flow.input_values[0]): Info(TOKENS, 1)}
+        self.target = flow.input_values[target]
+        self.sources = [value for value in flow.input_values if value is not self.target]
+        self._infos: dict[int, Info] = {id(value): Info(SOURCE) for value in self.sources}
+        self._infos[id(self.target)] = Info(TOKENS, 1)
         self.steps: list[Step] = []
+        self.source_steps: list[Step] = []
+        self.memories: list[Value] = []
         self.caches: list[Cache] = []
         self._cached: dict[int, int] = {}
         for call in flow.calls:
-            self.steps.append(self._planned(call))
-        self.output = flow.outputs if isinstance(flow.outputs, Value) else None
-        if self.output is None or self.info(self.output).query != 1:
+            step = self._planned(call)
+            of_source = self.info(call.results[0]).kind == SOURCE
+            (self.source_steps if of_source else self.steps).append(step)
+            for value in () if of_source else call.inputs:
+                if self.info(value).kind == SOURCE and not any(value is m for m in self.memories):
+                    self.memories.append(value)
+        outputs = keras.tree.flatten(flow.outputs)
+        if len(outputs) != 1 or self.info(outputs[0]).query != 1:
             raise self._refusal("it does not give scores for every place")
+        self.output: Value = outputs[0]
         self._looked_at = self._find_looked_at()
 
     def _find_looked_at(self) -> set[int]:
@@ -125,7 +145,11 @@ class Plan:
     @property
     def ends_in_softmax(self) -> bool:
         """Whether it gives probabilities."""
-        operation = self.flow.calls[-1].operation
+        (operation,) = (
+            step.call.operation
+            for step in self.steps
+            if any(result is self.output for result in step.call.results)
+        )
         function = getattr(operation, "activation", None)
         return type(operation).__name__ == "Softmax" or function is keras.activations.softmax
 
@@ -136,15 +160,15 @@ class Plan:
     def _refusal(self, why: str) -> ModelTypeError:
         return ModelTypeError(
             f"The model {self.name!r} cannot be computed token by token: {why}. It needs to be a "
-            "Functional decoder of one input of token ids, in which attention alone looks at "
-            "other places, as tfc.models.gpt_decoder builds it."
+            "Functional decoder of token ids, in which attention alone looks at other places, as "
+            "tfc.models.gpt_decoder builds it."
         )
 
     def _planned(self, call: Call) -> Step:
-        kind = self._kind(call)
-        name = type(call.operation).__name__
-        if kind == CONSTANT:
-            return self._settled(call, Step(call, "apply"), Info(CONSTANT))
+        kind, cls = self._kind(call), type(call.operation)
+        name = cls.__name__ if cls.__module__.startswith("keras.") else ""
+        if kind in (CONSTANT, SOURCE):
+            return self._settled(call, Step(call, "apply"), Info(kind))
         if name in ("OnesLike", "ZerosLike"):
             (value,) = call.inputs
             how = "ones" if name == "OnesLike" else "apply"
@@ -159,7 +183,9 @@ class Plan:
 
     def _kind(self, call: Call) -> str:
         kinds = {self.info(value).kind for value in call.inputs}
-        return next((kind for kind in (TOKENS, PLACES) if kind in kinds), CONSTANT)
+        if {SOURCE, PLACES} <= kinds and TOKENS not in kinds:
+            raise self._refusal(f"{call.path!r} joins positions with another text")
+        return next((kind for kind in (TOKENS, PLACES, SOURCE) if kind in kinds), CONSTANT)
 
     def _settled(self, call: Call, step: Step, *infos: Info) -> Step:
         results = call.results
@@ -324,18 +350,37 @@ def run_call(call: Call, tensors: Mapping[int, Any]) -> list[Any]:
     return results
 
 
-def check_decoder(model: Any) -> None:
+def check_decoder(model: Any, target: str | None) -> int:
     """Checks that a model may be a decoder.
 
+    Args:
+        model: the model.
+        target: name of the input that goes on; None for the last.
+
+    Returns:
+        Which of its inputs that is.
+
     Raises:
-        ModelTypeError: it is no Functional model of one input of token ids of a fixed length.
+        ModelTypeError: it is no Functional model of token ids of fixed lengths.
+        ConfigError: it has no input of that name.
     """
     inputs = getattr(model, "inputs", None) or []
-    one = len(inputs) == 1 and len(inputs[0].shape) == 2 and str(inputs[0].dtype).startswith("int")
-    if not one or inputs[0].shape[1] is None or inputs[0].shape[1] < 2:
+    names = [str(tensor.name) for tensor in inputs]
+    if target is not None and target not in names:
+        raise ConfigError(f"`target` is one of the inputs {names}. Received: {target!r}")
+    number = names.index(target) if target is not None else len(names) - 1
+    fit = [
+        len(tensor.shape) == 2
+        and str(tensor.dtype).startswith("int")
+        and tensor.shape[1] is not None
+        and tensor.shape[1] >= 2
+        for tensor in inputs
+    ]
+    if not 1 <= len(fit) <= 2 or not all(fit):
         shown = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in inputs]
         raise ModelTypeError(
-            "A decoder is a Functional model with one input of integer token ids (batch, length), "
-            f"its length fixed and at least 2. Received: {getattr(model, 'name', model)!r} with "
-            f"inputs {shown or 'that are not known'}"
+            "A decoder is a Functional model of one or two inputs of integer token ids (batch, "
+            "length), lengths fixed and at least 2. Received: "
+            f"{getattr(model, 'name', model)!r} with inputs {shown or 'that are not known'}"
         )
+    return number
