@@ -33,13 +33,11 @@ import tfcompress as tfc
 BATCH = 128
 RATE = 1e-3
 FINE_RATE = 3e-4
-SPARSITY = 0.5
+SPARSITIES = (0.5, 0.8, 0.9)
 FREQUENCY = 10
 CLUSTERS = (16, 32)
 CLUSTERED = ("Conv2D", "Dense")
 FLOAT, CONTROL = "float", "float, trained on"
-PCQAT = f"pruned {SPARSITY:.0%}, {CLUSTERS[0]} clusters, int8"
-
 
 # What makes a row: a run -> the model in Keras and its file.
 Made = Callable[["Run"], tuple[Any, bytes]]
@@ -157,9 +155,12 @@ def methods() -> dict[tuple[str, str], Made]:
         rows[method, "tfcompress"] = clustered(count, False)
         rows[method, "tfcompress, per channel"] = clustered(count, True)
         rows[method, "tfmot"] = clustered_tfmot(count)
-    rows[PCQAT, "tfcompress"] = lambda run: converted(all_three(run, False), "int8")
-    rows[PCQAT, "tfcompress, per channel"] = lambda run: converted(all_three(run, True), "int8")
-    rows[PCQAT, "tfmot"] = with_file(all_three_tfmot, tfmot.int8_file)
+    for sparsity in SPARSITIES:
+        method = f"pruned {sparsity:.0%}, {CLUSTERS[0]} clusters, int8"
+        rows[method, "tfcompress"] = all_three(sparsity)
+        rows[method, "tfcompress, per channel"] = all_three(sparsity, per_channel=True)
+        rows[method, "tfcompress, distilled"] = all_three(sparsity, distilled=True)
+        rows[method, "tfmot"] = all_three_tfmot(sparsity)
     return rows
 
 
@@ -188,22 +189,36 @@ def clustered_tfmot(count: int) -> Made:
     )
 
 
-def all_three(run: Run, per_channel: bool) -> keras.Model:
-    schedule = tfc.PolynomialDecay(0.0, SPARSITY, 0, run.pruned_at, frequency=FREQUENCY)
-    model = run.fit(run.copy(), RATE, [tfc.PruningCallback(schedule)])
-    model = run.fit(tfc.cluster(model, CLUSTERS[0], per_channel=per_channel), FINE_RATE)
-    qmodel = tfc.quantize_aware(
-        model, calibration_data=run.samples, preserve=("sparsity", "clusters")
-    )
-    return run.fit(qmodel, FINE_RATE, [tfc.QuantizationCallback()])
+def all_three(sparsity: float, *, per_channel: bool = False, distilled: bool = False) -> Made:
+    """Pruned, clustered, quantized; `distilled`: by what the float model says, in each stage."""
+
+    def fit(run: Run, model: keras.Model, rate: float, callbacks: Any = ()) -> keras.Model:
+        run.fit(tfc.distill(model, run.source) if distilled else model, rate, callbacks)
+        return model
+
+    def made(run: Run) -> tuple[Any, bytes]:
+        schedule = tfc.PolynomialDecay(0.0, sparsity, 0, run.pruned_at, frequency=FREQUENCY)
+        model = fit(run, run.copy(), RATE, [tfc.PruningCallback(schedule)])
+        model = tfc.cluster(model, CLUSTERS[0], per_channel=per_channel)
+        qmodel = tfc.quantize_aware(
+            fit(run, model, FINE_RATE),
+            calibration_data=run.samples,
+            preserve=("sparsity", "clusters"),
+        )
+        return converted(fit(run, qmodel, FINE_RATE, [tfc.QuantizationCallback()]), "int8")
+
+    return made
 
 
-def all_three_tfmot(run: Run) -> Any:
-    schedule = tfmot.polynomial(0.0, SPARSITY, run.pruned_at, FREQUENCY)
-    pruned = tfmot.wrap_layers(run.peer(), schedule, CLUSTERED)
-    model = tfmot.strip(run.fit(pruned, RATE, [tfmot.callback()]))
-    model = run.fit(tfmot.cluster(model, CLUSTERS[0], CLUSTERED, zeros=True), FINE_RATE)
-    return run.fit(tfmot.preserve_quantize_aware(tfmot.strip_clustering(model)), FINE_RATE)
+def all_three_tfmot(sparsity: float) -> Made:
+    def made(run: Run) -> Any:
+        schedule = tfmot.polynomial(0.0, sparsity, run.pruned_at, FREQUENCY)
+        pruned = tfmot.wrap_layers(run.peer(), schedule, CLUSTERED)
+        model = tfmot.strip(run.fit(pruned, RATE, [tfmot.callback()]))
+        model = run.fit(tfmot.cluster(model, CLUSTERS[0], CLUSTERED, zeros=True), FINE_RATE)
+        return run.fit(tfmot.preserve_quantize_aware(tfmot.strip_clustering(model)), FINE_RATE)
+
+    return with_file(made, tfmot.int8_file)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -240,6 +255,7 @@ def main() -> None:
     parser = benchmark_parser(__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, help="how many (3; quick: 1)")
     parser.add_argument("--resume", metavar="DIR", help="keep finished rows here, and go on")
+    parser.add_argument("--only", default="", help="the float model, and rows that hold this")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -248,6 +264,8 @@ def main() -> None:
         for seed in range(arguments.seeds or (1 if arguments.quick else 3)):
             run = Run(seed, arguments.quick, folder)
             for (method, by), make in methods().items():
+                if method != FLOAT and arguments.only not in f"{method}, {by}":
+                    continue
                 rows.append(run.row(method, by, make))
                 print(json.dumps(rows[-1]), flush=True)
             print(table(rows), flush=True)
