@@ -15,6 +15,11 @@ if software_gpu_driver() is not None:  # before any child process is started
     os.environ.setdefault("VK_DRIVER_FILES", str(software_gpu_driver()))
 
 
+def pytest_collection_modifyitems(items):
+    """The longest test comes first, so that no process waits for it in the end."""
+    items.sort(key=lambda item: item.name != "test_examples_run_in_order")
+
+
 @pytest.fixture(scope="session")
 def gpu_adapter():
     """The GPU that the tests run on: a software driver, or what VK_DRIVER_FILES names."""

@@ -35,6 +35,11 @@ VERBS = {
     "shrink": lambda model: tfc.shrink(model, 0.5),
     "ShrinkSchedule": lambda model: next(iter(tfc.ShrinkSchedule(2, ratio=0.5).models(model))),
     "remove_dead": tfc.remove_dead,
+    "distill": lambda model: tfc.distill(model, model),
+    "cache_teacher": lambda model: tfc.cache_teacher(model, X, "nowhere.npy"),
+    "adapt": lambda model: tfc.adapt(model, "biases"),
+    "convert_decoder": tfc.convert_decoder,
+    "Pipeline": lambda model: tfc.Pipeline([{"convert": {}}]).run(model, (X, X), "nowhere"),
 }
 # Those that take a model: every public name except these.
 NO_MODEL = {
@@ -44,7 +49,8 @@ NO_MODEL = {
     *("CompressError", "ConfigError", "ConversionError", "CorruptFileError", "DataError"),
     *("DeviceError", "ModelTypeError", "ScopeError", "VerificationError", "__version__"),
     *("plot_schedule", "register_layer", "available_runtimes", "benchmark", "evaluate", "inspect"),
-    *("watch_baseline", "pack", "slim", "unpack", "legacy", "models"),
+    *("watch_baseline", "pack", "slim", "unpack", "legacy", "models", "TrainingError"),
+    *("PipelineReport", "CachedTeacher", "generate", "beam_search", "load_tokenizer"),
 }
 
 
