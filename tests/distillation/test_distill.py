@@ -347,6 +347,9 @@ def test_mixed_precision(teacher):
         ({"method": "attention", "pairs": {"embedding": "embedding"}}, "positions"),
         ({"pairs": [("wide", "wide")]}, "pairs"),
         ({"method": {"logits": -1.0}}, "weight"),
+        ({"method": "hints", "pairs": 3}, "list or a dict"),
+        ({"alpha": lambda step: 2.0}, "2.0 at step 0"),
+        ({"alpha": lambda step: None}, "None at step 0"),
     ],
 )
 def test_wrong_arguments(teacher, options, says):
@@ -365,3 +368,31 @@ def test_wrong_models(teacher):
         tfc.distill(heads(4, 0), teacher)
     with pytest.raises(tfc.ConfigError, match="at least one"):
         tfc.distill(teacher, [])
+    for said in ("teacher.npy", np.zeros((4, CLASSES))):
+        with pytest.raises(tfc.ModelTypeError, match="CachedTeacher"):
+            tfc.distill(convnet(4), said)
+
+
+def test_teachers_must_take_the_students_inputs():
+    def net(shape):
+        inputs = keras.Input(shape)
+        flat = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(3, 1)(inputs))
+        return keras.Model(inputs, keras.layers.Softmax()(flat))
+
+    for shape in ((8, 8, 1), (6, 6, 3)):
+        with pytest.raises(tfc.ConfigError, match="same inputs"):
+            tfc.distill(net((8, 8, 3)), net(shape))
+    tfc.distill(net((8, 8, 3)), net((None, None, 3)))
+
+
+@pytest.mark.parametrize("outputs", [{"scorse": "softmax"}, ["softmax", "softmax"], "logits"])
+def test_what_outputs_are_must_name_the_outputs(teacher, outputs):
+    model = tfc.distill(convnet(4), teacher, outputs=outputs)
+    with pytest.raises(tfc.ConfigError, match="`outputs` takes"):
+        model.compile("adam", "sparse_categorical_crossentropy")
+
+
+def test_a_share_that_a_schedule_cannot_give_stops_the_training(teacher):
+    model = compiled(tfc.distill(convnet(4), teacher, alpha=lambda step: 0.8 + 0.3 * step))
+    with pytest.raises(tfc.ConfigError, match="at step 1"):
+        model.fit(X, Y, batch_size=32, verbose=0)

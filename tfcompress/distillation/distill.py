@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +82,9 @@ def distill(
     Raises:
         ModelTypeError: no built Keras 3 model, or one whose layers are not known where layers are
             compared.
-        ConfigError: an argument that cannot be; a student with weights of its teacher's; a Keras
-            older than 3.12, which has no `keras.distillation`.
+        ConfigError: an argument that cannot be; a teacher with other inputs or outputs; a student
+            with weights of its teacher's; a Keras older than 3.12, which has no
+            `keras.distillation`.
         ScopeError: a layer of `pairs` that is in neither model.
 
     Example:
@@ -163,6 +165,12 @@ def _check_teachers(student: Any, teachers: list[Any]) -> None:
         raise ConfigError("`teacher` must be a model, or a list of at least one. Received: []")
     trained = {id(variable): variable for variable in student.trainable_variables}
     for teacher in teachers:
+        if isinstance(teacher, (str, os.PathLike)) or hasattr(teacher, "__array__"):
+            raise ModelTypeError(
+                "`teacher` must be a keras.Model or a list of them. What a teacher has said comes "
+                "as tfc.CachedTeacher(path of tfc.cache_teacher) or tfc.CachedTeacher(outputs, x). "
+                f"Received: {type(teacher).__name__} ({teacher!r:.80})"
+            )
         _check_model(teacher)
         both = [v.path for v in teacher.variables if id(v) in trained]
         if both:
@@ -171,17 +179,42 @@ def _check_teachers(student: Any, teachers: list[Any]) -> None:
                 f"weights. Received: {both[:5]} in both. Give a copy as the teacher: "
                 "tfc.strip(model) makes one."
             )
-        shapes = [_output_shapes(model) for model in (student, teacher)]
+        shapes = [_shapes(model, "outputs") for model in (student, teacher)]
         if None not in shapes and shapes[0] != shapes[1]:
             raise ConfigError(
                 "Student and teacher must have the same outputs. Received: "
                 f"{shapes[0]} and {shapes[1]}"
             )
+        ours, theirs = (_shapes(model, "inputs") for model in (student, teacher))
+        if ours and theirs and not _takes_the_same(ours, theirs):
+            raise ConfigError(
+                "Student and teacher see the same examples, so they must take the same inputs. "
+                f"Received: {ours} and {theirs}. Put what makes one of the other, such as "
+                "Resizing, into a model around the teacher; or cache what the teacher says of its "
+                "own inputs: tfc.CachedTeacher(teacher.predict(its_x), student_x)."
+            )
 
 
-def _output_shapes(model: Any) -> list[tuple[Any, ...]] | None:
-    outputs = getattr(model, "outputs", None)
-    return None if not outputs else [tuple(tensor.shape) for tensor in outputs]
+def _shapes(model: Any, what: str) -> list[tuple[Any, ...]] | None:
+    tensors = getattr(model, what, None)
+    return None if not tensors else [tuple(tensor.shape) for tensor in tensors]
+
+
+def _takes_the_same(ours: list[tuple[Any, ...]], theirs: list[tuple[Any, ...]]) -> bool:
+    """Whether some batch fits both; sizes that are not fixed fit any.
+
+    Keras adds or takes away a last axis of 1 where a model lacks it or has it.
+    """
+    if len(ours) != len(theirs):
+        return False
+    for a, b in zip(ours, theirs, strict=True):
+        if len(a) != len(b):
+            a, b = (shape[:-1] if shape and shape[-1] == 1 else shape for shape in (a, b))
+        if len(a) != len(b):
+            return False
+        if any(None not in (m, n) and m != n for m, n in zip(a, b, strict=True)):
+            return False
+    return True
 
 
 def _name(way: Any) -> str:
@@ -232,6 +265,11 @@ def _pairs_of(pairs: Any, ways: list[tuple[Any, float]]) -> dict[str, Any]:
         if unknown:
             raise ConfigError(f"`pairs` names methods that are not used: {sorted(unknown)}")
         return dict(pairs)
+    if isinstance(pairs, str) or not isinstance(pairs, Iterable):
+        raise ConfigError(
+            "`pairs` takes (student layer, teacher layer) names in a list or a dict, or a dict "
+            f"method -> pairs. Received: {pairs!r}"
+        )
     items = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
     if not items:
         raise ConfigError("`pairs` must name at least one pair of layers. Received: none")

@@ -92,6 +92,12 @@ def kinds_of(
         ConfigError: it cannot be known.
     """
     names = names_of(student.model, count)
+    unknown = isinstance(outputs, Mapping) and not set(outputs) <= set(names)
+    if unknown or (isinstance(outputs, (list, tuple)) and len(outputs) != count):
+        raise ConfigError(
+            f"`outputs` takes one of {list(KINDS)}, or one for each of the outputs {names}, as a "
+            f"list or by name. Received: {outputs!r}"
+        )
     said = per_output(outputs, names)
     losses = per_output(loss, names)
     return [

@@ -105,7 +105,7 @@ class DistilledModel(DrivenFit, keras.distillation.Distiller):
         self.alpha: Any = alpha
         if callable(alpha):
             self.alpha = self.add_weight(
-                name="alpha", shape=(), initializer=keras.initializers.Constant(alpha(0)),
+                name="alpha", shape=(), initializer=keras.initializers.Constant(_share(alpha, 0)),
                 trainable=False, dtype="float32",
             )  # fmt: skip
         self.built = student.built
@@ -119,10 +119,14 @@ class DistilledModel(DrivenFit, keras.distillation.Distiller):
         return self._report
 
     def set_alpha(self) -> None:
-        """Makes a scheduled share that of the optimizer's step."""
+        """Makes a scheduled share that of the optimizer's step.
+
+        Raises:
+            ConfigError: the schedule's value is no share.
+        """
         if callable(self.schedule):
             step = 0 if self.optimizer is None else int(value_of(self.optimizer.iterations))
-            self.alpha.assign(float(self.schedule(step)))
+            self.alpha.assign(_share(self.schedule, step))
 
     def own_drivers(self) -> set[type]:
         """The callbacks that `fit` adds."""
@@ -321,6 +325,20 @@ class DistilledModel(DrivenFit, keras.distillation.Distiller):
             for way, weight in config["method"]
         ]
         return distill(student, CachedTeacher(cached) if cached else teachers, **config)
+
+
+def _share(schedule: Callable[[int], float], step: int) -> float:
+    said = schedule(step)
+    try:
+        share = float(said)
+    except (TypeError, ValueError):
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ConfigError(
+            "`alpha`, a function step -> share, must give the teachers' share of the loss, 0 to 1. "
+            f"Received: {said!r} at step {step}"
+        )
+    return share
 
 
 def _each(sample_weight: Any, count: int) -> list[Any]:
