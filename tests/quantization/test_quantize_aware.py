@@ -107,6 +107,20 @@ def test_four_bits_are_stored_in_four_and_that_they_round_in_another_way_is_said
         assert "round twice" in report.first_divergence.cause
 
 
+@pytest.mark.parametrize("shape", [(8,), (3, 8), (4, 4, 8)])
+@pytest.mark.parametrize("merge", ["Add", "Multiply", "Subtract"])
+def test_a_shared_layer_joined_with_itself(merge, shape):
+    """Both operands lie on one grid, and the converter draws their reshapes together."""
+    a, b = keras.Input(shape), keras.Input(shape)
+    shared = layers.Dense(6, activation="relu")
+    joined = getattr(layers, merge)()([shared(a), shared(b)])
+    squared = joined * joined
+    model = keras.Model([a, b], layers.Dense(3)(squared))
+    x = [np.random.default_rng(n).normal(size=(64, *shape)).astype("f4") for n in range(2)]
+    qmodel = tfc.quantize_aware(model, calibration_data=x)
+    assert tfc.convert(qmodel, "int8", verify=x).report.settings["identical"] == 1.0
+
+
 def test_overrides_include_and_exclude():
     model, x = build("residual")
     names = [layer.name for layer in model.layers if isinstance(layer, layers.Conv2D)]

@@ -120,6 +120,8 @@ class Plan:
             return
         if row.symmetric is not None:
             self._make_symmetric(node, row.symmetric)
+        if row.fuses:
+            self._tell_apart(node)
         output = row.output
         if output == "own":
             self.grids[id(node.output)] = self._own_grid(node)
@@ -127,6 +129,24 @@ class Plan:
             self.grids[id(node.output)] = self.grids[id(node.inputs[0])]
         else:
             self.grids[id(node.output)] = GridPlan(fixed=output)
+
+    def _tell_apart(self, node: Operator) -> None:
+        """Two operands on one grid, as of a shared layer, that may both come from reshapes.
+
+        The converter puts one reshape behind the operator in place of the two, and gives it its
+        operands' grid, which it then refuses. A step between two equal grids keeps it from that.
+        """
+        if len(node.inputs) != 2 or self.grid(node.inputs[0]) is not self.grid(node.inputs[1]):
+            return
+        makers = {id(value): made for made in self._new for value in made.outputs}
+        value = node.inputs[1]
+        maker = makers.get(id(value))
+        if isinstance(maker, Linear) and "tail" not in maker.options:
+            return
+        out = Value(value.shape, "float32")
+        self._new.append(Operator(node.call, [value], [out], [], "requantize"))
+        self.grids[id(out)] = self.grids[id(value)]
+        node.inputs = [node.inputs[0], out]
 
     def computes(self, kind: str) -> bool:
         """Whether operators of that kind are to be computed in integers."""
