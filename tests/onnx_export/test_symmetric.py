@@ -39,8 +39,8 @@ def test_symmetric_schemes(model_and_images, method):
         if weight.name == "scale_root":
             weight.assign(1.07)
     assert all(float(grid.zero_point) == 0 for grid in grids(quantized))
-    left = {entry.name: entry.reason for entry in quantized.compression_report.left}
-    assert "symmetric" in left["gate"]
+    reasons = {entry.name: entry.reason for entry in quantized.compression_report.entries}
+    assert "symmetric" in reasons["gate"]
     tflite = tfc.convert(quantized, "int8")
     np.testing.assert_array_equal(tflite.predict(x), quantized(x, training=False))
     result = tfc.to_onnx(quantized, target="tensorrt", batch_size=None, data=x)

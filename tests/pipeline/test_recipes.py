@@ -142,3 +142,27 @@ def test_no_such_recipe():
     with pytest.raises(tfc.ConfigError, match="No such file"):
         tfc.Pipeline.load("tiny.yaml")
     assert set(recipe.ready()) == {"small", "fast", "balanced"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "says"),
+    [
+        ([{"train": {"epochs": 3}}], "inside `train`"),
+        ([{"prune": {"sparsity": 0.5, "epochs": 3}}], "inside `train`"),
+        ([{"separate": {"terms": 2, "multiply_adds": 0.5}}], "chooses the `terms`"),
+        ([{"quantize": {}}, {"convert": {"precision": "int8-matmul"}}], "converts to"),
+    ],
+)
+def test_what_a_stranger_fell_into(steps, says):
+    with pytest.raises(tfc.ConfigError, match=says):
+        tfc.Pipeline(steps)
+
+
+@pytest.mark.parametrize("epochs", [float("inf"), 1e300, 0, True])
+def test_epochs_are_scaled_by_a_sensible_factor(epochs):
+    with pytest.raises(tfc.ConfigError, match="factor above 0"):
+        tfc.Pipeline([{"train": {"train": {"epochs": 3}}}]).scaled(epochs)
+
+
+def test_separate_takes_a_share():
+    tfc.Pipeline([{"separate": {"multiply_adds": 0.5}}])

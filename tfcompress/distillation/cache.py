@@ -259,7 +259,14 @@ class _Speaker:
         import tensorflow as tf
 
         loss = getattr(self._watched[0].model, "loss", None)
-        count = len(keras.tree.flatten(self._watched[0](x, False).outputs))
+        try:
+            count = len(keras.tree.flatten(self._watched[0](x, False).outputs))
+        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+            shapes = [tuple(np.shape(part)) for part in keras.tree.flatten(x)]
+            raise DataError(
+                "`data` must hold examples as the teacher takes them. Received: a batch of shape "
+                f"{', '.join(map(str, shapes))}, of which Keras says: {error}"
+            ) from error
 
         def answer(x: Any) -> dict[str, Any]:
             found = {}

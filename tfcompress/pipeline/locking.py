@@ -25,6 +25,8 @@ def locked(folder: Path) -> Iterator[None]:
     name = os.path.realpath(folder)
     if name in _TAKEN:
         raise ConfigError(f"One pipeline at a time works in a folder. Received: {str(folder)!r}")
+    made = not folder.exists()
+    fresh = not (folder / LOCK).exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -39,10 +41,24 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{str(folder)!r}. Wait for it, or pass another folder."
             )
         _TAKEN.add(name)
-        yield
+        try:
+            yield
+        except BaseException:
+            # Where nothing else was written, as in a folder that was refused, no trace is left.
+            if fresh:
+                _withdraw(folder, made)
+            raise
     finally:
         _TAKEN.discard(name)
         os.close(handle)
+
+
+def _withdraw(folder: Path, made: bool) -> None:
+    with contextlib.suppress(OSError):
+        if not made or not [entry for entry in folder.iterdir() if entry.name != LOCK]:
+            (folder / LOCK).unlink()
+        if made:
+            folder.rmdir()  # unless something is in it
 
 
 def _lock(handle: int) -> bool:

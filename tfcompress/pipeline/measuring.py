@@ -44,13 +44,12 @@ class Measuring:
             model = tfc.strip(model)
         found = model.predict(self._data.x_val, batch_size=256, verbose=0)
         metrics = self._metrics(name, [np.asarray(own) for own in tree.flatten(found)])
+        if is_quantize_aware(model):  # it also holds grids and masks; its file tells the rest
+            return StepRow(name, number, metrics, None, None, None, None, None)
         try:
             work: int | None = tfc.complexity(model).multiply_adds
         except CompressError:
             work = None
-        if is_quantize_aware(model):  # it also holds grids and masks; its file tells the rest
-            count = int(sum(np.size(variable) for variable in model.trainable_weights))
-            return StepRow(name, number, metrics, count, work, None, None, None)
         values = [np.asarray(variable) for variable in model.weights]
         stored = b"".join(value.tobytes() for value in values)
         count = int(sum(value.size for value in values))

@@ -12,6 +12,8 @@ from tfcompress.files import write_bytes
 from tfcompress.pipeline import recipe
 from tfcompress.pipeline.steps import Step, parse
 
+MOST_TIMES = 1000  # the epochs of a recipe
+
 if TYPE_CHECKING:
     from tfcompress.pipeline.run import PipelineResult
 
@@ -99,8 +101,12 @@ class Pipeline:
         Raises:
             ConfigError: no positive number.
         """
-        if isinstance(epochs, bool) or not isinstance(epochs, (int, float)) or not epochs > 0:
-            raise ConfigError(f"`epochs` must be a factor above 0. Received: {epochs!r:.80}")
+        number = isinstance(epochs, (int, float)) and not isinstance(epochs, bool)
+        if not number or not 0 < epochs <= MOST_TIMES:
+            raise ConfigError(
+                f"`epochs` must be a factor above 0, and at most {MOST_TIMES:,}. "
+                f"Received: {epochs!r:.80}"
+            )
         steps = self.to_plain()
         for step in steps:
             for arguments in step.values() if isinstance(step, dict) else ():

@@ -20,10 +20,10 @@ class StepRow:
         name: the step, such as `"2_prune"`, or `"0_original"`; for files the file's name.
         step: number of the step that made it.
         metrics: loss and metrics on the validation data; None for one that is no number.
-        parameters: of a Keras model; None for files.
-        multiply_adds: of one example; None for files, and where nobody knows.
-        zeros: share of zeros in the kernels of a Keras model; None for files, and where the
-            kernels are integers in training.
+        parameters: of a Keras model; None for files, and for quantize-aware models, which hold
+            grids and masks as well.
+        multiply_adds: of one example; likewise, and where nobody knows.
+        zeros: share of zeros in the kernels of a Keras model; likewise.
         size: bytes of the file; of a Keras model, of its weights as they are stored; likewise.
         zipped: the same after gzip -9.
     """
@@ -66,7 +66,7 @@ class PipelineReport:
     @property
     def files(self) -> list[StepRow]:
         """The rows of files."""
-        return [row for row in self.rows if row.parameters is None]
+        return [r for r in self.rows if r.parameters is None and r.size is not None]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

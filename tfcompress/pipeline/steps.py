@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from tfcompress.conversion.precisions import PRECISIONS, TRAINED
@@ -100,6 +100,7 @@ def _step(number: int, given: Any) -> Step:
     if isinstance(arguments, Mapping):
         arguments = dict(arguments)
         how = arguments.pop("train", None)
+        _check_training_apart(step, arguments)
     step = replace(step, arguments=values.checked(step.where, step.row.arguments, arguments))
     _check_together(step)
     if how is not None and step.row.trains == "no":
@@ -124,6 +125,17 @@ def _step(number: int, given: Any) -> Step:
     return replace(step, training=trained)
 
 
+def _check_training_apart(step: Step, arguments: Mapping[Any, Any]) -> None:
+    """What says how to train stands in `train`, also in a step that does nothing else."""
+    training_too = {own.name for own in fields(Training)} - set(step.row.arguments)
+    outside = sorted(training_too & set(arguments))
+    if outside and step.row.trains != "no":
+        raise ConfigError(
+            f"{step.where}: how to train is said inside `train`, such as {{{step.verb}: {{train: "
+            f"{{epochs: 3}}}}}}. Received: {outside[0]!r} beside it"
+        )
+
+
 def _check_together(step: Step) -> None:
     """What arguments say together."""
     said = step.arguments
@@ -137,6 +149,8 @@ def _check_together(step: Step) -> None:
     if step.verb == "factorize" and len({"energy", "rank", "multiply_adds"} & set(said)) > 1:
         refuse("only one of `energy`, `rank` and `multiply_adds` can be met",
                "energy", "rank", "multiply_adds")  # fmt: skip
+    if step.verb == "separate" and {"terms", "multiply_adds"} <= set(said):
+        refuse("the share of `multiply_adds` chooses the `terms`", "terms", "multiply_adds")
     if step.verb == "prune":
         _check_prune(step)
 
@@ -190,6 +204,7 @@ def _check_precisions(step: Step, before: Sequence[Step]) -> None:
             name: row.io
             for name, row in TRAINED.items()
             if row.activation_bits == scheme.activation_bits
+            and (name != "int8-matmul" or scheme.operators == "matmul")
         }
         why = f"what {quantized.where} makes converts to"
     taken = [name for other in before if other.verb == "convert" for name in precisions(other)]

@@ -74,7 +74,13 @@ VERBS: dict[str, Verb] = {
     ),
     "separate": Verb(
         actions.separate,
-        {"terms": values.whole(1), "restore": values.flag(), **_SAMPLES, **_SCOPES},
+        {
+            "terms": values.whole(1),
+            "multiply_adds": values.number(0, 1, open_="low high"),
+            "restore": values.flag(),
+            **_SAMPLES,
+            **_SCOPES,
+        },
         not_after=_PLAIN,
     ),
     "factorize": Verb(
