@@ -11,10 +11,10 @@ import keras
 import numpy as np
 
 from tfcompress import registry
-from tfcompress.errors import ConfigError, ModelTypeError, ScopeError
+from tfcompress.errors import ConfigError, ScopeError
 from tfcompress.graph.calls import functional
 from tfcompress.graph.copying import copy_model
-from tfcompress.keras3 import check_keras3
+from tfcompress.keras3 import check_built, check_keras3
 from tfcompress.quantization.model import QuantizedModel
 from tfcompress.report import CompressionReport
 from tfcompress.scope import ScopeLike, resolve
@@ -89,11 +89,7 @@ def adapt(
     """
     check_keras3(model)
     model = registry.student_of(model)
-    if not model.built:
-        raise ModelTypeError(
-            f"The model {model.name!r} is not built, so it has no weights to adapt. Call it on "
-            "data once, or build it, before."
-        )
+    check_built(model, "tfc.adapt")
     methods = [method] if isinstance(method, str) else list(method)
     if not methods or any(own not in METHODS for own in methods):
         raise ConfigError(f"`method` takes some of {list(METHODS)}. Received: {method!r}")

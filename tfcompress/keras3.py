@@ -28,3 +28,21 @@ def check_keras3(model: Any) -> None:
     raise ModelTypeError(
         f"`model` must be a keras.Model. Received: {type(model).__name__} ({model!r:.80})"
     )
+
+
+def check_built(model: Any, verb: str) -> None:
+    """Checks that `model` is a Keras 3 model with weights.
+
+    Args:
+        model: the model.
+        verb: what asks, such as `"tfc.strip"`.
+
+    Raises:
+        ModelTypeError: it is not, or not built.
+    """
+    check_keras3(model)
+    if not model.built:
+        raise ModelTypeError(
+            f"The model {model.name!r} is not built, so it has no weights for {verb}. Call it on "
+            "data once, or build it, before."
+        )

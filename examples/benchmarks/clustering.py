@@ -26,7 +26,7 @@ from typing import Any
 import keras
 import numpy as np
 import tfmot_peer as tfmot
-from common import benchmark_parser, fashion_mnist, finish, markdown, zipped
+from common import benchmark_parser, fashion_mnist, finish, keep, kept_at, markdown, zipped
 
 import tfcompress as tfc
 
@@ -93,8 +93,7 @@ class Run:
 
     def row(self, method: str, by: str, make: Made) -> dict[str, Any]:
         """What came of it; made only where it is not kept from before."""
-        name = "".join(c if c.isalnum() else "_" for c in f"{self.seed} {method} {by}")
-        kept = self.folder / f"{name}.json"
+        kept = kept_at(self.folder, f"{self.seed} {method} {by}", ".json")
         if kept.exists():
             return json.loads(kept.read_text())
         begun = time.process_time()
@@ -102,8 +101,7 @@ class Run:
         row = self._row(method, by, model, content)
         row["cpu_s"] = time.process_time() - begun
         kept.with_suffix(".tflite").write_bytes(content)
-        kept.with_suffix(".part").write_text(json.dumps(row))
-        os.replace(kept.with_suffix(".part"), kept)
+        keep(kept, row)
         return row
 
     def _row(self, method: str, by: str, model: Any, content: bytes) -> dict[str, Any]:

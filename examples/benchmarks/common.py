@@ -46,6 +46,18 @@ def fashion_mnist() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         )
 
 
+def kept_at(folder: str | Path, name: str, suffix: str) -> Path:
+    """Where a row, or a file of it, is kept for a run that goes on with `--resume`."""
+    return Path(folder) / ("".join(c if c.isalnum() else "_" for c in name) + suffix)
+
+
+def keep(path: Path, row: Any) -> None:
+    """Writes a row as a whole, or not at all."""
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(row))
+    os.replace(partial, path)
+
+
 def selected(names: Iterable[str], only: str) -> list[str]:
     """The names that hold `only`, what `--only` was given; ends the script where none does."""
     known = list(names)

@@ -29,7 +29,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from common import benchmark_parser, finish, markdown, selected, zipped
+from common import benchmark_parser, finish, keep, kept_at, markdown, selected, zipped
 from quantization import Data, cifar10, one_thread, trained_resnet8
 
 import tfcompress as tfc
@@ -121,8 +121,7 @@ class Job:
 
     def file(self, kind: str, suffix: str) -> Path:
         """Where something of that kind is kept."""
-        name = f"{self.student} {self.seed} {kind}"
-        return Path(self.folder) / ("".join(c if c.isalnum() else "_" for c in name) + suffix)
+        return kept_at(self.folder, f"{self.student} {self.seed} {kind}", suffix)
 
     @property
     def data(self) -> Data:
@@ -139,9 +138,7 @@ class Job:
             "accuracy": accuracy(tflite, data), "bytes": len(tflite.content),
             "zip": zipped(tflite.content), "parameters": model.count_params(),
         }  # fmt: skip
-        partial = self.file(kind, ".part")
-        partial.write_text(json.dumps(row))
-        os.replace(partial, self.file(kind, ".json"))
+        keep(self.file(kind, ".json"), row)
 
 
 def run(job: Job) -> None:

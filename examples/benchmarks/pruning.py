@@ -27,7 +27,7 @@ from typing import Any
 import keras
 import numpy as np
 import tfmot_peer as tfmot
-from common import benchmark_parser, fashion_mnist, finish, markdown, zipped
+from common import benchmark_parser, fashion_mnist, finish, keep, markdown, zipped
 
 import tfcompress as tfc
 
@@ -227,9 +227,7 @@ def work(job: Job, plan: Plan, folder: Path) -> dict[str, Any]:
     elif job.method.startswith("tfmot"):
         do = train_tfmot
     result = {**asdict(job), **do(job, plan, folder), "seconds": time.monotonic() - start}
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(result))
-    os.replace(partial, path)
+    keep(path, result)
     return result
 
 

@@ -26,7 +26,16 @@ from typing import Any
 import keras
 import numpy as np
 import tfmot_peer as tfmot
-from common import benchmark_parser, data_file, fashion_mnist, finish, markdown, selected, zipped
+from common import (
+    benchmark_parser,
+    data_file,
+    fashion_mnist,
+    finish,
+    keep,
+    markdown,
+    selected,
+    zipped,
+)
 
 import tfcompress as tfc
 
@@ -224,9 +233,7 @@ def measure(name: str, seed: int, quick: bool, folder: str) -> list[dict[str, An
     if seed == 0:
         for method, tflite in files.items():
             tflite.save(Path(folder) / file_of(name, seed, method), overwrite=True)
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(rows))
-    os.replace(partial, path)
+    keep(path, rows)
     return rows
 
 

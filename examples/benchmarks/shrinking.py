@@ -29,7 +29,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from common import benchmark_parser, finish, markdown, selected, zipped
+from common import benchmark_parser, finish, keep, kept_at, markdown, selected, zipped
 from quantization import (
     Data,
     ag_news,
@@ -260,8 +260,7 @@ class Job:
 
     def file(self, kind: str, suffix: str) -> Path:
         """Where something of that kind is kept."""
-        name = f"{self.network} {self.seed} {kind}"
-        return Path(self.folder) / ("".join(c if c.isalnum() else "_" for c in name) + suffix)
+        return kept_at(self.folder, f"{self.network} {self.seed} {kind}", suffix)
 
     @property
     def data(self) -> Data:
@@ -277,9 +276,7 @@ class Job:
             "accuracy": accuracy(tflite, self.data), "bytes": len(tflite.content),
             "zip": zipped(tflite.content), **more,
         }  # fmt: skip
-        partial = self.file(kind, ".part")
-        partial.write_text(json.dumps(row))
-        os.replace(partial, self.file(kind, ".json"))
+        keep(self.file(kind, ".json"), row)
 
 
 def run(job: Job) -> None:

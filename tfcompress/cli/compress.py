@@ -94,7 +94,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ConfigError(f"--metrics takes names separated by commas. Received: {text!r}")
+    return names
 
 
 def _save_freq(text: str) -> str | int:

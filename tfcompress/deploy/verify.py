@@ -199,7 +199,8 @@ def require(
         asked = "every value identical" if trained and not floats else f"{least:.1%} same answers"
         raise VerificationError(
             f"The file must compute what the model does ({asked} with precision {precision!r}). "
-            f"Received:\n{report}\nLook at the layer named, or convert without `verify` to have "
-            "the file."
+            f"Received:\n{report}\nLook at the layer named, if one is; of few examples one "
+            "near-tie is a large share, so verify on more. Without `verify` (in a recipe "
+            "`verify: false`) the file is made all the same."
         )
     return report

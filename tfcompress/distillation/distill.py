@@ -10,7 +10,7 @@ import keras
 
 from tfcompress.distillation.losses import WEIGHTS
 from tfcompress.errors import ConfigError, ModelTypeError
-from tfcompress.keras3 import check_keras3
+from tfcompress.keras3 import check_built
 from tfcompress.report import CompressionReport
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def distill(
     from tfcompress.distillation.cache import CachedTeacher
     from tfcompress.distillation.model import DistilledModel
 
-    _check_model(student)
+    check_built(student, "tfc.distill")
     cached = teacher if isinstance(teacher, CachedTeacher) else None
     teachers: list[Any] = []
     if cached is None:
@@ -151,15 +151,6 @@ def distill(
         )
 
 
-def _check_model(model: Any) -> None:
-    check_keras3(model)
-    if not model.built:
-        raise ModelTypeError(
-            f"The model {model.name!r} is not built. Call it on data once, or build it, before "
-            "tfc.distill."
-        )
-
-
 def _check_teachers(student: Any, teachers: list[Any]) -> None:
     if not teachers:
         raise ConfigError("`teacher` must be a model, or a list of at least one. Received: []")
@@ -171,7 +162,7 @@ def _check_teachers(student: Any, teachers: list[Any]) -> None:
                 "as tfc.CachedTeacher(path of tfc.cache_teacher) or tfc.CachedTeacher(outputs, x). "
                 f"Received: {type(teacher).__name__} ({teacher!r:.80})"
             )
-        _check_model(teacher)
+        check_built(teacher, "tfc.distill")
         both = [v.path for v in teacher.variables if id(v) in trained]
         if both:
             raise ConfigError(

@@ -174,18 +174,24 @@ class Copier:
 
     def _sequential(self, model: Any, given: Sequence[Any]) -> Any:
         first = same_input(model.inputs[0], given[0] if len(given) == 1 else None)
-        _, called = self._run(model, [first])
-        copies: list[Any] = []
-        for layer in model.layers:
-            if id(layer) not in called:
-                continue
-            made = self._made[id(layer)]
-            copies += made.layers if isinstance(made, Replacement) else [made]
-        cls = plain_class(model)
-        if cls.__init__ is not keras.Sequential.__init__:
-            self._note_class(model, cls)
-            cls = keras.Sequential
-        copy = cls([first, *copies], name=model.name)
+        outputs, called = self._run(model, [first])
+        placed = [self._made[id(layer)] for layer in model.layers if id(layer) in called]
+        copy: Any
+        if any(isinstance(made, Replacement) and made.copies > 1 for made in placed):
+            self.result.notes.append(
+                f"{model.name!r} is a Functional model now: a Sequential one cannot hand a tensor "
+                "on several times."
+            )
+            copy = keras.Model(first, outputs, name=model.name)
+        else:
+            copies: list[Any] = []
+            for made in placed:
+                copies += made.layers if isinstance(made, Replacement) else [made]
+            cls = plain_class(model)
+            if cls.__init__ is not keras.Sequential.__init__:
+                self._note_class(model, cls)
+                cls = keras.Sequential
+            copy = cls([first, *copies], name=model.name)
         # Not through its setter, which would set every layer's.
         copy._trainable = model.trainable
         return copy

@@ -5,8 +5,7 @@ from __future__ import annotations
 import keras
 
 from tfcompress import registry
-from tfcompress.errors import ModelTypeError
-from tfcompress.keras3 import check_keras3
+from tfcompress.keras3 import check_built
 from tfcompress.transforms.wrapper import computed
 from tfcompress.variables import value_of
 
@@ -28,12 +27,7 @@ def sparsity(model: keras.Model) -> dict[str, float]:
         >>> tfc.sparsity(model)["total"]
         0.8
     """
-    check_keras3(model)
-    if not model.built:
-        raise ModelTypeError(
-            f"The model {model.name!r} is not built, so it has no weights to count. Call it on "
-            "data once, or build it."
-        )
+    check_built(model, "tfc.sparsity")
     result: dict[str, float] = {}
     zeros = size = 0
     changed = computed(model)

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from tfcompress import scope
-from tfcompress.errors import ConfigError, DataError, ModelTypeError
-from tfcompress.keras3 import check_keras3
+from tfcompress.errors import ConfigError, DataError
+from tfcompress.keras3 import check_built
 from tfcompress.pruning.criteria import Evidence
 from tfcompress.pruning.masks import lowest_mask
 from tfcompress.pruning.patterns import from_matrix, to_matrix
@@ -103,12 +103,7 @@ class Pruner:
         exclude: scope.ScopeLike = None,
         optimizer: Any = None,
     ) -> None:
-        check_keras3(model)
-        if not model.built:
-            raise ModelTypeError(
-                f"The model {model.name!r} is not built, so it has no weights to prune. Call it "
-                "on data once, or build it, before training with pruning."
-            )
+        check_built(model, "pruning")
         self.model = model
         self.report = CompressionReport("prune")
         options = {

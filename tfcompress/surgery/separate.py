@@ -98,7 +98,7 @@ def separate(
         if of is not None:
             count = chosen[id(layer)]
             if not count:
-                why = "fewer multiply-adds are saved elsewhere at less error"
+                why = "the share is reached elsewhere, at less error"
             elif of.cost(count) >= of.before:
                 why = f"it would cost {of.cost(count):,} multiply-adds instead of {of.before:,}"
             else:

@@ -11,7 +11,7 @@ import keras
 from tfcompress import registry
 from tfcompress.errors import ModelTypeError
 from tfcompress.graph.copying import copy_model
-from tfcompress.keras3 import check_keras3
+from tfcompress.keras3 import check_built, check_keras3
 from tfcompress.transforms.lora import has_lora, merge
 from tfcompress.transforms.wrapper import TransformedLayer, effective, wrappers
 from tfcompress.variables import value_of
@@ -45,11 +45,7 @@ def strip(model: keras.Model) -> keras.Model:
     """
     check_keras3(model)
     model = registry.student_of(model)
-    if not model.built:
-        raise ModelTypeError(
-            f"The model {model.name!r} is not built, so there is nothing to strip. Call it on "
-            "data once, or build it."
-        )
+    check_built(model, "tfc.strip")
     with model.distribute_strategy.scope():
         plain: list[tuple[Any, Any]] = []
         copy = copy_model(model, unwrap=_inner, wrap=functools.partial(_unadapted, plain))

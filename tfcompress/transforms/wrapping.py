@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfcompress import registry
-from tfcompress.errors import ConfigError, ModelTypeError
+from tfcompress.errors import ConfigError
 from tfcompress.graph.copying import Copy, copy_model
+from tfcompress.keras3 import check_built
 from tfcompress.report import CompressionReport, Entry
 from tfcompress.transforms.base import WeightTransform
 from tfcompress.transforms.model import driven
@@ -28,11 +29,7 @@ def check_plain(model: Any, verb: str) -> None:
         ModelTypeError: it is not built.
         ConfigError: it holds wrapped layers.
     """
-    if not model.built:
-        raise ModelTypeError(
-            f"The model {model.name!r} is not built, so it has no weights for tfc.{verb}. Call it "
-            "on data once, or build it, before."
-        )
+    check_built(model, f"tfc.{verb}")
     if wrappers(model):
         raise ConfigError(
             f"`model` must be a plain model, and layers of {model.name!r} are wrapped already, by "
