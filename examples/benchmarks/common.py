@@ -58,6 +58,13 @@ def keep(path: Path, row: Any) -> None:
     os.replace(partial, path)
 
 
+def keep_model(model: Any, path: Path) -> None:
+    """Saves a Keras model as a whole, or not at all."""
+    partial = path.with_name(f"partial_{path.name}")
+    model.save(partial)
+    os.replace(partial, path)
+
+
 def selected(names: Iterable[str], only: str) -> list[str]:
     """The names that hold `only`, what `--only` was given; ends the script where none does."""
     known = list(names)

@@ -22,7 +22,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from common import benchmark_parser, finish, markdown
+from common import benchmark_parser, finish, keep_model, markdown
 from texts import long_text
 
 import tfcompress as tfc
@@ -89,16 +89,9 @@ def trained(tokens: np.ndarray, vocabulary: int, folder: Path, quick: bool) -> k
         model.compile(keras.optimizers.Adam(schedule), loss, jit_compile=False)
         resume = tfc.Resume(folder / f"stage_{number}", save_freq=200)
         model.fit(x, y, batch_size=batch, epochs=epochs, callbacks=[resume], verbose=2)
-        keep(model, done)
-    keep(model, path)
+        keep_model(model, done)
+    keep_model(model, path)
     return model
-
-
-def keep(model: keras.Model, path: Path) -> None:
-    """Saves so that a kill leaves no half of a file."""
-    partial = path.with_name(f"partial_{path.name}")
-    model.save(partial)
-    os.replace(partial, path)
 
 
 def nats_of_keras(model: keras.Model, tokens: np.ndarray) -> float:
