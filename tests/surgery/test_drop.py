@@ -246,6 +246,20 @@ def test_transformer_layers_are_found(norm_first, operators):
     np.testing.assert_allclose(outputs(dropped, x)[0], wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_a_pattern_takes_the_operations_between_its_layers_along(norm, positions):
+    sizes = {"width": 16, "heads": 2, "norm": norm, "positions": positions, "dropout": 0.0}
+    model = tfc.models.bert_encoder(20, 6, **sizes, blocks=3)
+    smaller = tfc.drop_layers(model, "block_2_*")
+    wanted = tfc.models.bert_encoder(20, 6, **sizes, blocks=2)
+    rest = [w for w in model.weights if "block_2_" not in w.path]
+    wanted.set_weights([w.numpy() for w in rest])
+    assert len(smaller.operations) == len(wanted.operations)
+    tokens = np.random.default_rng(0).integers(0, 20, (4, 6))
+    np.testing.assert_array_equal(smaller(tokens), wanted(tokens))
+
+
 def find_output(model, block):
     for operation in model.operations:
         if operation.name == block.end:

@@ -22,10 +22,11 @@ def drop_layers(model: keras.Model, layers: Any, *, data: Any = None) -> keras.M
 
     Args:
         model: a Functional or built Sequential model, nested ones included; it does not change.
-        layers: a layer's name or path, a glob such as `"block_5_*"`, a layer class, a layer, a
-            function `layer -> bool`; a range `("start", "end")`, a tuple of two names: all from
-            the input of the one to the output of the other, both included; a block that
-            `tfc.rank_blocks` found; or a list of these.
+        layers: a layer's name or path, a glob such as `"block_5_*"` (operations between its layers,
+            such as products of matrices, are cut out with them), a layer class, a layer, a function
+            `layer -> bool`; a range `("start", "end")`, a tuple of two names: all from the input of
+            the one to the output of the other, both included; a block that `tfc.rank_blocks` found;
+            or a list of these.
         data: inputs, (x, y) or batches of either, on which to fit; a thousand examples do.
 
     Returns:
@@ -101,6 +102,9 @@ def _chosen(layers: Any, regions: list[Any]) -> tuple[set[int], list[tuple[Any, 
         if part is None:
             raise ScopeError("`layers` must name layers. Received: None")
         found = resolve(part, named, "layers")
+        if isinstance(part, str):
+            for one in regions:
+                found |= _between(one, found)
         # Who names a nested model means it as a whole.
         inner = {
             id(node.operation)
@@ -110,6 +114,29 @@ def _chosen(layers: Any, regions: list[Any]) -> tuple[set[int], list[tuple[Any, 
         }
         chosen |= found - inner
     return chosen, ranges
+
+
+def _between(one: Any, found: set[int]) -> set[int]:
+    """The `id`s of operations without a name of the user's that lie between layers of one pattern.
+
+    Who names `"block_2_*"` means the product of matrices between two of these layers too.
+    """
+    from keras import Layer
+
+    def reached(nodes: Iterable[Any], reads: str, gives: str) -> set[int]:
+        tensors: set[int] = set()
+        through = set()
+        for node in nodes:
+            operation = node.operation
+            met = tensors.intersection(map(id, getattr(node, reads)))
+            if met and not isinstance(operation, Layer):
+                through.add(id(operation))
+            if id(operation) in found or id(operation) in through:
+                tensors.update(map(id, getattr(node, gives)))
+        return through
+
+    ahead = reached(one.nodes, "input_tensors", "outputs")
+    return ahead & reached(reversed(one.nodes), "outputs", "input_tensors")
 
 
 def _is_range(part: Any) -> bool:
