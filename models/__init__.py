@@ -21,6 +21,7 @@ from .bert import bert_encoder
 from .ds_cnn import ds_cnn
 from .encoder_decoder import encoder_decoder
 from .gpt import gpt_decoder
+from .keras_hub import from_keras_hub
 from .lstm import lstm_language_model
 from .mobilenet import mobilenet
 from .mobilenet_small import mobilenet_small
@@ -35,6 +36,7 @@ __all__ = [
     "bert_encoder",
     "ds_cnn",
     "encoder_decoder",
+    "from_keras_hub",
     "gpt_decoder",
     "lstm_language_model",
     "mobilenet",
