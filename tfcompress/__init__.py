@@ -60,6 +60,7 @@ _HOMES = {
     "evaluate": "deploy.evaluate",
     "generate": "generation.generate",
     "load_tokenizer": "generation.tokenizers",
+    "perplexity": "generation.perplexity",
     "html_report": "reporting.html_report",
     "watch_baseline": "deploy.watch_baseline",
     "FidelityReport": "deploy.fidelity",

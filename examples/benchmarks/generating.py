@@ -27,7 +27,6 @@ from texts import long_text
 
 import tfcompress as tfc
 from tfcompress.conversion.precisions import PRECISIONS
-from tfcompress.generation.decoder import Decoder
 from tfcompress.generation.tokenizers import CharacterTokenizer
 
 CONTEXT, SHORT = 512, 128
@@ -102,14 +101,9 @@ def nats_of_keras(model: keras.Model, tokens: np.ndarray) -> float:
 
 def nats_of_file(tflite: tfc.TFLiteModel, tokens: np.ndarray) -> float:
     """The same, each character read through the file."""
-    decoder, total = Decoder(tflite), 0.0
     x, y = windows(tokens, CONTEXT, 0)
-    for line, following in zip(x, y, strict=True):
-        decoder.clear()
-        for token, after in zip(line, following, strict=True):
-            decoder.read([int(token)])
-            total -= log_softmax(decoder.scores().astype("float64"))[after]
-    return total / x.size
+    texts = np.concatenate([x, y[:, -1:]], 1)
+    return tfc.perplexity(tflite, texts.tolist(), progress=False)["cross_entropy"]
 
 
 def log_softmax(scores: np.ndarray) -> np.ndarray:

@@ -75,3 +75,69 @@ def test_what_cannot_be_generated(arguments, code, text, command, capsys):
 def test_a_file_that_is_no_decoder(command, float_file, capsys):
     assert main(["generate", str(float_file), *command[2:]]) == 3
     assert "convert_decoder" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory):
+    """A file that listens, and its tokenizer, whose words are its tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("translate")
+    words = ["<pad>", "<s>", "</s>", "<unk>", "eins", "zwei", "drei", "one", "two", "four"]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    model = tfc.models.encoder_decoder(
+        len(words), len(words), 6, 10, width=8, heads=2, blocks=1, dropout=0.0
+    )
+    rng = np.random.default_rng(1)
+    for weight in model.weights:
+        weight.assign(rng.normal(0, 0.5, weight.shape))
+    tfc.convert_decoder(model, path=folder / "translator.tflite")
+    return folder, words
+
+
+def test_translates(translator, capsys):
+    folder, words = translator
+    command = ["generate", str(folder / "translator.tflite"), "--tokenizer",
+               str(folder / "tokenizer.json"), "--source", "two four one", "--json"]  # fmt: skip
+    source = [words.index(word) for word in ("two", "four", "one")]
+    greedy = list(
+        tfc.generate(folder / "translator.tflite", [1], source=source, stop=[2], max_new_tokens=6)
+    )
+    assert main([*command, "--max-tokens", "6"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == greedy
+    # Another token to begin with, and what the answer begins with.
+    chosen = ["--start", "four", "--prompt", "eins", "--end", "drei", "--max-tokens", "4"]
+    assert main([*command, *chosen]) == 0
+    expected = tfc.generate(
+        folder / "translator.tflite", [words.index("four"), words.index("eins")], source=source,
+        stop=[words.index("drei")], max_new_tokens=4,
+    )  # fmt: skip
+    assert json.loads(capsys.readouterr().out)["tokens"] == list(expected)
+    assert main([*command, "--beams", "3", "--max-tokens", "5"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    answers = tfc.beam_search(
+        folder / "translator.tflite", [1], source=source, end=2, beams=3, max_new_tokens=5
+    )
+    assert [tuple(one["tokens"]) for one in found["answers"]] == [a.tokens for a in answers]
+    assert found["text"] == " ".join(words[token] for token in answers[0].tokens)
+
+
+def test_what_cannot_be_translated(translator, command, folder, capsys):
+    listening = ["generate", str(translator[0] / "translator.tflite"), "--tokenizer",
+                 str(translator[0] / "tokenizer.json")]  # fmt: skip
+    for arguments, code, text in (
+        (listening, 2, "--source, one to translate"),
+        ([*listening, "--prompt", "one"], 3, "`source`"),
+        ([*listening, "--source", "one", "--start", "fünf"], 2, "--start is a token"),
+        ([*listening, "--source", "one", "--beams", "2", "--top-k", "3"], 2, "--top-k too"),
+        ([*listening, "--source", "one", "--beams", "0"], 2, "`beams`"),
+        ([*command, "--source", "a"], 2, "no '<s>'"),
+        ([*command, "--source", "a", "--start", "a"], 3, "listens to no other"),
+        ([*command, "--beams", "2"], 2, "no '</s>'"),
+    ):
+        assert main(arguments) == code, arguments
+        assert text in capsys.readouterr().err

@@ -19,6 +19,7 @@ from sklearn import metrics as sk
 import tfcompress as tfc
 from tfcompress.cli.main import main
 from tfcompress.deploy import evaluate as module
+from tfcompress.deploy.metrics import Metrics
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,12 @@ def binary():
     return tfc.convert(sigmoid), tfc.convert(keras.Model(inputs, logits)), x
 
 
+def test_one_unit_has_no_likelihood(binary):
+    file, _, x = binary
+    with pytest.raises(tfc.DataError, match="'perplexity' needs an output with a score for each"):
+        tfc.evaluate(file, (x, np.ones(len(x))), metrics="perplexity")
+
+
 def test_one_unit_is_two_classes(binary):
     sigmoid, logits, x = binary
     values = logits.predict(x)[:, 0]
@@ -205,6 +212,25 @@ def test_padding_is_not_counted(two_outputs):
     assert found["tokens_f1"] == sk.f1_score(true, guess, average="macro")
     with pytest.raises(tfc.DataError, match="Received: -100 to"):
         tfc.evaluate(model, (x, {"tokens": labels}))
+
+
+def test_likelihood_is_that_of_keras(two_outputs, scored):
+    model, x, y, out = two_outputs
+    wanted = ("cross_entropy", "perplexity", "accuracy")
+    labels = np.where(np.arange(5) < 3, y["tokens"], -100)
+    found = tfc.evaluate(model, (x, {"tokens": labels}), metrics=wanted, ignore_label=-100)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-100)
+    expected = float(loss(labels, out["tokens"]))
+    assert found["tokens_cross_entropy"] == pytest.approx(expected, rel=1e-5)
+    assert found["tokens_perplexity"] == pytest.approx(np.exp(expected), rel=1e-5)
+    file, images, classes, logits = scored
+    found = tfc.evaluate(file, (images, classes), metrics=["cross_entropy"])
+    chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    assert found["cross_entropy"] == pytest.approx(sk.log_loss(classes, chances), rel=1e-5)
+    # Probabilities, as their sums tell, are not taken for logits.
+    view = Metrics(["perplexity"])
+    view.add(list(classes), chances)
+    assert view.results()["perplexity"] == pytest.approx(np.exp(found["cross_entropy"]), rel=1e-5)
 
 
 def test_text_metrics_are_those_of_their_libraries(two_outputs):

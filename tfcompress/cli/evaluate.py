@@ -17,24 +17,31 @@ from tfcompress.errors import ConfigError
 HELP = "measure the accuracy of .tflite files on labelled data"
 DESCRIPTION = (
     "Runs .tflite files on labelled data, in several processes if asked, and prints accuracy, "
-    "top-k, F1, errors, BLEU or ROUGE. With --resume, a run that was killed goes on where it was."
+    "top-k, F1, errors, BLEU or ROUGE. With --resume, a run that was killed goes on where it was. "
+    "With --text, files of tfc.convert_decoder: the perplexity of a text."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("models", nargs="+", help=".tflite files")
-    parser.add_argument(
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument(
         "--data",
-        required=True,
         help="labelled data: .npz (x_test and y_test, x and y, or arrays named as the inputs and "
         "outputs), or a folder with a folder of images per class",
+    )
+    data.add_argument("--text", metavar="FILE", help="a text, for language models")
+    parser.add_argument(
+        "--tokenizer",
+        help='of --text: tokenizer.json of the tokenizers library, a JSON file {"characters": '
+        '"abc"}, or the word bytes',
     )
     parser.add_argument(
         "--metrics",
         default="accuracy",
         help="separated by commas: accuracy, top_5 (any number), f1, f1_weighted, f1_micro, "
-        "f1_binary, mae, mse, rmse, bleu, rouge",
+        "f1_binary, cross_entropy, perplexity, mae, mse, rmse, bleu, rouge",
     )
     parser.add_argument("--workers", type=int, default=1, help="processes that run side by side")
     parser.add_argument("--batch", type=int, help="examples per run; the file's own if left out")
@@ -59,10 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
-    from tfcompress.deploy.evaluate import evaluate
     from tfcompress.files import check_writable, write_json
-    from tfcompress.model_files import load_labelled
-    from tfcompress.runtime.model import TFLiteModel, input_infos
+    from tfcompress.runtime.model import TFLiteModel
 
     conditions = [_condition(text) for text in options.require]
     if options.out:
@@ -73,22 +78,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
     with console.progress() as progress:
         for path, model in zip(options.models, models, strict=True):
             progress.start(f"evaluating {model.name}"[:34])
-            infos = input_infos(model.parsed)
-            size = infos[0].shape[1] if len(infos[0].shape) == 4 else 96
-            figures = evaluate(
-                model,
-                load_labelled(options.data, [info.name for info in infos], size),
-                metrics=[name.strip() for name in options.metrics.split(",")],
-                workers=options.workers,
-                batch=options.batch,
-                limit=options.limit,
-                backend=options.backend,
-                threshold=options.threshold,
-                ignore_label=options.ignore_label,
-                decode=decode,
-                resume=options.resume,
-                progress=progress.update,
-            )
+            if options.text:
+                figures = _foretold(model, options)
+            else:
+                figures = _labelled(model, options, decode, progress.update)
             rows.append({"file": path, **figures})
     names = list(dict.fromkeys(name for row in rows for name in row))
     console.table(names, [[_cell(row.get(name)) for name in names] for row in rows])
@@ -96,6 +89,50 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.out:
         write_json(options.out, rows)
     return 0 if all(condition(row) for condition in conditions for row in rows) else 1
+
+
+def _labelled(
+    model: Any, options: argparse.Namespace, decode: Any, progress: Callable[[float | None], None]
+) -> dict[str, float]:
+    """The figures on labelled data."""
+    from tfcompress.deploy.evaluate import evaluate
+    from tfcompress.model_files import load_labelled
+    from tfcompress.runtime.model import input_infos
+
+    infos = input_infos(model.parsed)
+    size = infos[0].shape[1] if len(infos[0].shape) == 4 else 96
+    return evaluate(
+        model,
+        load_labelled(options.data, [info.name for info in infos], size),
+        metrics=[name.strip() for name in options.metrics.split(",")],
+        workers=options.workers,
+        batch=options.batch,
+        limit=options.limit,
+        backend=options.backend,
+        threshold=options.threshold,
+        ignore_label=options.ignore_label,
+        decode=decode,
+        resume=options.resume,
+        progress=progress,
+    )
+
+
+def _foretold(model: Any, options: argparse.Namespace) -> dict[str, float]:
+    """How well a language model foretells a text."""
+    from tfcompress.files import read_bytes
+    from tfcompress.generation.perplexity import perplexity
+    from tfcompress.generation.tokenizers import load_tokenizer
+
+    if not options.tokenizer:
+        raise ConfigError("--text needs --tokenizer: the model's, for text is not token ids.")
+    try:
+        text = read_bytes(options.text).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"--text is a text file in UTF-8. Received: {options.text!r} ({error})"
+        ) from None
+    tokens = load_tokenizer(options.tokenizer).encode(text)[: options.limit]
+    return perplexity(model, tokens, backend=options.backend, progress=False)
 
 
 def _cell(value: Any) -> str:

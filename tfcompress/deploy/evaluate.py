@@ -68,9 +68,11 @@ def evaluate(
         metrics: of every output that has labels, or a dict of them by output name:
             `"accuracy"`; `"top_5"` (any K: the label is among the K highest scores, ties in favour
             of lower classes, so that `"top_1"` is the accuracy); `"f1"` (mean over classes),
-            `"f1_weighted"`, `"f1_micro"`, `"f1_binary"`; `"mae"`, `"mse"`, `"rmse"`; `"bleu"` (0
-            to 100) and `"rouge"` (F-measures `"rouge1"`, `"rouge2"`, `"rougeL"`, 0 to 1, without
-            stemming); or your function `(y_true, y_pred) -> float` of all examples, in order.
+            `"f1_weighted"`, `"f1_micro"`, `"f1_binary"`; `"cross_entropy"` (nats an answer, of
+            logits or probabilities) and `"perplexity"`, its exponential, as of language models that
+            give scores for every place (of files of tfc.convert_decoder, see tfc.perplexity);
+            `"mae"`, `"mse"`, `"rmse"`; `"bleu"` (0 to 100) and `"rouge"` (F-measures `"rouge1"`,
+            `"rouge2"`, `"rougeL"`, 0 to 1, without stemming); or your function `(y_true, y_pred) -> float` of all examples, in order.
         workers: processes that run the model side by side. The result is the same for any number.
         batch: examples per run; None takes the file's own.
         backend: `"xnnpack"` or `"reference"`.

@@ -20,7 +20,9 @@ Custom = Callable[[Any, Any], float]
 _F1: Final = {"f1": "macro", "f1_weighted": "weighted", "f1_micro": "micro", "f1_binary": "binary"}
 _ERRORS: Final = ("mae", "mse", "rmse")
 _TEXT: Final = ("bleu", "rouge")
-NAMES: Final = ("accuracy", "top_K", *_F1, *_ERRORS, *_TEXT)
+_SMALLEST: Final = 1e-7  # Keras's epsilon, below which a probability counts as this
+_LIKELIHOOD: Final = ("cross_entropy", "perplexity")
+NAMES: Final = ("accuracy", "top_K", *_F1, *_LIKELIHOOD, *_ERRORS, *_TEXT)
 
 
 class View(Protocol):
@@ -66,7 +68,9 @@ class Metrics:
         if len(set(names)) < len(names):
             raise ConfigError(f"Each metric may be given once. Received: {names}")
         makers: dict[str, Callable[[], View]] = {
-            "classes": lambda: _Classes(threshold, linear, ignore_label),
+            "classes": lambda: _Classes(
+                threshold, linear, ignore_label, any(m in _LIKELIHOOD for m in groups["classes"])
+            ),
             "values": _Values,
             "texts": lambda: _Texts(decode),
             "all": _Everything,
@@ -127,7 +131,7 @@ def _view_of(metric: Any) -> str:
     if callable(metric):
         return "all"
     if isinstance(metric, str):
-        if metric == "accuracy" or metric in _F1 or re.fullmatch(r"top_[1-9]\d*", metric):
+        if metric in ("accuracy", *_F1, *_LIKELIHOOD) or re.fullmatch(r"top_[1-9]\d*", metric):
             return "classes"
         if metric in _ERRORS:
             return "values"
@@ -153,10 +157,17 @@ def _array(labels: list[Any]) -> np.ndarray:
 
 
 class _Classes:
-    """True and predicted classes, and the rank of the true one."""
+    """True and predicted classes, the rank of the true one, and how likely it was held."""
 
-    def __init__(self, threshold: float | None, linear: bool | None, ignore: int | None) -> None:
+    def __init__(
+        self, threshold: float | None, linear: bool | None, ignore: int | None, likelihood: bool
+    ) -> None:
         self._threshold, self._linear, self._ignore = threshold, linear, ignore
+        self._likelihood = likelihood
+        # Of each answer the true class's score and the logarithm of the sum of all exponentials.
+        self._own: list[np.ndarray] = []
+        self._all: list[np.ndarray] = []
+        self._shares = True  # so far, scores are not negative and sum up to 1
         self._true: list[np.ndarray] = []
         self._guess: list[np.ndarray] = []
         self._rank: list[np.ndarray] = []
@@ -200,6 +211,12 @@ class _Classes:
         self._true.append(true)
         self._guess.append(kept.argmax(-1))
         self._rank.append(ahead.sum(-1))
+        if self._likelihood:
+            exact = kept.astype(np.float64)
+            top = exact.max(-1, keepdims=True, initial=-np.inf)
+            self._own.append(own[:, 0].astype(np.float64))
+            self._all.append(np.log(np.exp(exact - top).sum(-1)) + top[:, 0])
+            self._shares &= bool((exact >= 0).all() and np.allclose(exact.sum(-1), 1, atol=0.05))
 
     def _add_binary(self, true: np.ndarray, scores: np.ndarray) -> None:
         if not _fits(true, scores):
@@ -233,6 +250,9 @@ class _Classes:
                 found[metric] = float(np.mean(true == guess))
             elif metric in _F1:
                 found[metric] = _f1(true, guess, _F1[metric])
+            elif metric in _LIKELIHOOD:
+                entropy = self._cross_entropy(metric)
+                found[metric] = entropy if metric == "cross_entropy" else math.exp(entropy)
             else:
                 found[metric] = self._top(metric)
         return found
@@ -243,6 +263,15 @@ class _Classes:
         if self._linear is not None:
             return 0.0 if self._linear else 0.5
         return 0.5 if ((score >= 0) & (score <= 1)).all() else 0.0
+
+    def _cross_entropy(self, metric: str) -> float:
+        """In nats, the mean over all answers that count."""
+        if not self._own:
+            raise DataError(f"{metric!r} needs an output with a score for each class.")
+        own, whole = np.concatenate(self._own), np.concatenate(self._all)
+        if self._linear or (self._linear is None and not self._shares):
+            return float(np.mean(whole - own))
+        return float(np.mean(-np.log(np.maximum(own, _SMALLEST))))
 
     def _top(self, metric: str) -> float:
         best = int(metric[4:])

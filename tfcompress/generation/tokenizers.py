@@ -27,6 +27,9 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids."""
 
+    def number(self, token: str) -> int | None:
+        """The id of one token as it is written, such as `"</s>"`; None where there is none."""
+
 
 class CharacterTokenizer:
     """A token for each character of a vocabulary.
@@ -80,6 +83,10 @@ class CharacterTokenizer:
         _check(tokens, self.size)
         return "".join(self.characters[token] for token in tokens)
 
+    def number(self, token: str) -> int | None:
+        """The id of a character; None where there is none."""
+        return self._numbers.get(token)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the vocabulary as JSON, which `load_tokenizer` reads."""
         write_json(path, {"characters": "".join(self.characters)})
@@ -107,6 +114,11 @@ class ByteTokenizer:
         """
         _check(tokens, self.size)
         return bytes(tokens).decode(errors="replace")
+
+    def number(self, token: str) -> int | None:
+        """A byte written as a character of one byte; None for any other."""
+        encoded = token.encode()
+        return encoded[0] if len(encoded) == 1 else None
 
 
 class LibraryTokenizer:
@@ -144,6 +156,11 @@ class LibraryTokenizer:
         """The text of token ids."""
         text: str = self._tokenizer.decode([int(token) for token in tokens])
         return text
+
+    def number(self, token: str) -> int | None:
+        """The id of a token as the file writes it; None where there is none."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
 
 
 def load_tokenizer(source: str | os.PathLike[str]) -> Tokenizer:
