@@ -72,7 +72,8 @@ def evaluate(
             logits or probabilities) and `"perplexity"`, its exponential, as of language models that
             give scores for every place (of files of tfc.convert_decoder, see tfc.perplexity);
             `"mae"`, `"mse"`, `"rmse"`; `"bleu"` (0 to 100) and `"rouge"` (F-measures `"rouge1"`,
-            `"rouge2"`, `"rougeL"`, 0 to 1, without stemming); or your function `(y_true, y_pred) -> float` of all examples, in order.
+            `"rouge2"`, `"rougeL"`, 0 to 1, without stemming); or your function
+            `(y_true, y_pred) -> float` of all examples, in order.
         workers: processes that run the model side by side. The result is the same for any number.
         batch: examples per run; None takes the file's own.
         backend: `"xnnpack"` or `"reference"`.
