@@ -26,14 +26,13 @@ from common import benchmark_parser, finish, keep_model, markdown
 from texts import long_text
 
 import tfcompress as tfc
-from tfcompress.conversion.precisions import PRECISIONS
 from tfcompress.generation.tokenizers import CharacterTokenizer
 
 CONTEXT, SHORT = 512, 128
 WIDTH, HEADS, BLOCKS = 128, 4, 5
 # (characters in a window, windows in a batch, epochs, learning rate at the beginning)
 STAGES = ((SHORT, 32, 16, 2e-3), (CONTEXT, 8, 5, 6e-4))
-PRECISION_NAMES = ("fp32", "fp16", "dynamic", "weight-int8", "weight-int4")
+PRECISION_NAMES = ("fp32", "fp16", "dynamic", "dynamic-int4", "weight-int8", "weight-int4")
 PROMPT = "ROMEO:\n"
 GREEDY = 500
 
@@ -161,9 +160,8 @@ def main() -> None:
 
     files = {}
     for name in PRECISION_NAMES:
-        if name in PRECISIONS:
-            files[name] = tfc.convert_decoder(model, name)
-            files[name].save(folder / f"gpt_{name}.tflite", overwrite=True)
+        files[name] = tfc.convert_decoder(model, name)
+        files[name].save(folder / f"gpt_{name}.tflite", overwrite=True)
     prompt = tokenizer.encode("".join(one for one in PROMPT if one in tokenizer.characters))
     count = 100 if quick else GREEDY
     expected = greedy_keras(model, prompt, count)

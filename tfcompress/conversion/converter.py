@@ -93,7 +93,12 @@ class Converter:
             float_file, out = out, os.path.join(self.folder, "quantized.tflite")
             _job(
                 "quantize_weights",
-                {"source": float_file, "out": out, "recipe": settings.quantizer},
+                {
+                    "source": float_file,
+                    "out": out,
+                    "recipe": settings.quantizer,
+                    "block": settings.block,
+                },
                 preload=(*_PRELOAD, *_QUANTIZER),
             )
         with open(out, "rb") as file:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from tfcompress.conversion.rewriting import finish_annotated
+from tfcompress.conversion.tables import quantize_tables
+from tfcompress.runtime import schema
 
 
 def run(
@@ -73,19 +77,43 @@ def _samples(path: str, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
         yield dict(zip(names, values, strict=True))
 
 
-def quantize_weights(source: str, out: str, recipe: str) -> None:
+def quantize_weights(source: str, out: str, recipe: str, block: int = 0) -> None:
     """Applies a recipe of ai-edge-quantizer to the float file `source`.
+
+    Tables of embeddings, which it leaves as they are, become int8 with a scale for each row.
 
     Args:
         source: path of a float `.tflite`.
         out: path to write.
         recipe: name of a function in `ai_edge_quantizer.recipe`.
+        block: weights of Dense layers that share a scale, where their inputs divide into such
+            blocks; 0 for all that lead to an output.
     """
     from ai_edge_quantizer import quantizer
     from ai_edge_quantizer import recipe as recipes
 
     worker = quantizer.Quantizer(source)
-    worker.load_quantization_recipe(json.loads(json.dumps(getattr(recipes, recipe)())))
-    content = worker.quantize().quantized_model
+    rules = json.loads(json.dumps(getattr(recipes, recipe)()))
+    if block:
+        with open(source, "rb") as file:
+            rules += _in_blocks(rules[-1], file.read(), block)
+    worker.load_quantization_recipe(rules)
+    content = bytes(worker.quantize().quantized_model)
     with open(out, "wb") as file:
-        file.write(content)
+        file.write(quantize_tables(content))
+
+
+def _in_blocks(rule: dict[str, Any], content: bytes, block: int) -> list[dict[str, Any]]:
+    """A rule for each Dense layer whose inputs divide into blocks; a later rule wins."""
+    rules = []
+    for graph in schema.parse(content).subgraphs:
+        for operator in graph.operators:
+            if operator.name != "FULLY_CONNECTED":
+                continue
+            if graph.tensors[operator.inputs[1]].shape[-1] % block == 0:
+                made: dict[str, Any] = json.loads(json.dumps(rule))
+                made["operation"] = "FULLY_CONNECTED"
+                made["regex"] = f"^{re.escape(graph.tensors[operator.outputs[0]].name)};$"
+                made["op_config"]["weight_tensor_config"]["granularity"] = f"BLOCKWISE_{block}"
+                rules.append(made)
+    return rules

@@ -22,6 +22,7 @@ class Precision:
         float16: stores weights as float16.
         io: types that inputs and outputs may be stored in.
         quantizer: recipe of ai-edge-quantizer applied to the float file, if any.
+        block: of such a recipe, how many weights of a Dense layer share a scale; 0 for a channel's.
         all_integer: a float tensor in the result is worth a report.
         scheme: that of `tfc.quantize_aware` by which the model is calibrated, and then converted as
             a quantize-aware one is; "" for the converter's own calibration.
@@ -37,6 +38,7 @@ class Precision:
     float16: bool = False
     io: tuple[str, ...] = ("float32",)
     quantizer: str = ""
+    block: int = 0
     all_integer: bool = False
     scheme: str = ""
     stored_bits: int = 0
@@ -82,7 +84,7 @@ PRECISIONS = {
         ),
         Precision("weight-int8", quantizer="weight_only_wi8_afp32"),
         Precision("weight-int4", quantizer="weight_only_wi4_afp32"),
-        Precision("dynamic-int4", quantizer="dynamic_wi4_afp32"),
+        Precision("dynamic-int4", quantizer="dynamic_wi4c_afp32", block=32),
         Precision("int8-matmul", calibrated=True, scheme="int8-matmul"),
     )
 }

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.runtime.packing import format_code, opened, packed
+
 BOUNDARY = "tfcompress_boundary"
 """In the name of a FLOOR, with a CEIL behind it, that only stand between integers and float.
 
@@ -34,19 +36,15 @@ def finish_annotated(content: bytes) -> bytes:
     Returns:
         The finished file; the same bytes where there is nothing to do.
     """
-    import flatbuffers
-    from tensorflow.lite.python import schema_py_generated as schema
-
+    schema = format_code()
     marked = any(name.encode() in content for name in (BOUNDARY, REQUANTIZE))
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model = opened(content)
     if marked:
         for index in range(len(model.subgraphs)):
             _Graph(model, index, schema.BuiltinOperator).edit()
     if not _widen_biases(model, schema) and not marked:
         return content
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return packed(model)
 
 
 def _widen_biases(model: Any, schema: Any) -> bool:
@@ -105,7 +103,7 @@ class _Graph:
         for op in self.graph.operators:
             if self._kind(op) == self.kinds.QUANTIZE and int(op.inputs[0]) in direct:
                 op.opcodeIndex = self._code(self.kinds.QUANTIZE, 2)
-        _renumber(self.model, self.index, replaced)
+        drop_tensors(self.model, self.index, replaced)
         self._drop_unread()
 
     def _kind(self, op: Any) -> int:
@@ -132,11 +130,18 @@ class _Graph:
             if self._kind(op) == self.kinds.DEQUANTIZE and int(op.outputs[0]) not in read
         ]
         self.graph.operators = [op for op in self.graph.operators if op not in dead]
-        _renumber(self.model, self.index, {int(op.outputs[0]): int(op.inputs[0]) for op in dead})
+        drop_tensors(self.model, self.index, {int(op.outputs[0]): int(op.inputs[0]) for op in dead})
 
 
-def _renumber(model: Any, index: int, replaced: dict[int, int]) -> None:
-    """Drops the replaced tensors, and lets all that named them name what replaced them."""
+def drop_tensors(model: Any, index: int, replaced: dict[int, int]) -> None:
+    """Drops the replaced tensors, and lets all that named them name what replaced them.
+
+    Args:
+        model: a file's parts.
+        index: of the subgraph.
+        replaced: each tensor that goes -> what is to be read in its place, or itself where nothing
+            reads it.
+    """
     graph = model.subgraphs[index]
     left = [i for i in range(len(graph.tensors)) if i not in replaced]
     place = {old: new for new, old in enumerate(left)}

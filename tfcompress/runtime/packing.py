@@ -17,7 +17,7 @@ def opened(content: bytes) -> Any:
     Raises:
         DeviceError: no package that can write the format is installed.
     """
-    return _schema().ModelT.InitFromPackedBuf(content, 0)
+    return format_code().ModelT.InitFromPackedBuf(content, 0)
 
 
 def packed(model: Any, *, share: bool = False) -> bytes:
@@ -63,7 +63,7 @@ def add_metadata(content: bytes, name: str, value: bytes) -> bytes:
     Raises:
         DeviceError: no package that can write the format is installed.
     """
-    model, schema = opened(content), _schema()
+    model, schema = opened(content), format_code()
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(value, np.uint8)
     entries = list(model.metadata or [])
@@ -78,7 +78,12 @@ def add_metadata(content: bytes, name: str, value: bytes) -> bytes:
     return packed(model)
 
 
-def _schema() -> Any:
+def format_code() -> Any:
+    """The schema's own Python code: classes of a file's parts, and its enumerations.
+
+    Raises:
+        DeviceError: no package that can write the format is installed.
+    """
     try:
         import flatbuffers  # noqa: F401
         from ai_edge_litert import schema_py_generated as schema
