@@ -135,3 +135,43 @@ def test_refusals(model, tokens):
     floats = keras.Sequential([keras.Input((4,)), layers.LayerNormalization()])
     with pytest.raises(tfc.ModelTypeError, match="No layer"):
         tfc.convert(floats, "int8-matmul", representative_data=np.ones((9, 4), "f4"))
+
+
+@pytest.mark.parametrize("scheme", ["int8-matmul", "int8"])
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_table_that_embeds_and_scores_is_int8_in_both(scheme, tie):
+    """Keras's ReversibleEmbedding: its file has no float table left, and is exact."""
+    inputs = keras.Input((6,), dtype="int32")
+    table = keras.layers.ReversibleEmbedding(60, 16, tie_weights=tie, name="table")
+    x = keras.layers.Dense(16, activation="gelu")(table(inputs))
+    model = keras.Model(inputs, table(x, reverse=True))
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    x = rng.integers(0, 60, (64, 6)).astype("int32")
+    qmodel = tfc.quantize_aware(model, scheme, calibration_data=x)
+    (entry,) = [e for e in qmodel.compression_report.entries if e.kind == "ReversibleEmbedding"]
+    assert entry.action == "quantized"
+    notes = " ".join(qmodel.compression_report.notes)
+    assert ("'table' embeds and scores with one table" in notes) == tie
+    before, answered = model.predict(x, verbose=0), qmodel.predict(x, verbose=0)
+    assert np.abs(answered - before).max() < 0.1 * np.abs(before).max()
+    qmodel.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    qmodel.fit(x, x, verbose=0)  # both halves train
+    answered = qmodel.predict(x, verbose=0)
+    tflite = tfc.convert(qmodel, scheme)
+    np.testing.assert_array_equal(tflite.predict(x), answered)
+    tensors = tflite.parsed.subgraphs[0].tensors
+    assert {t.dtype for t in tensors if set(t.shape) == {60, 16} and t.buffer} == {"int8"}
+
+
+def test_scores_with_a_soft_cap_stay_float():
+    inputs = keras.Input((6,), dtype="int32")
+    table = keras.layers.ReversibleEmbedding(20, 8, logit_soft_cap=5.0, name="table")
+    model = keras.Model(inputs, table(keras.layers.Dense(8)(table(inputs)), reverse=True))
+    x = np.arange(60).reshape(10, 6) % 20
+    qmodel = tfc.quantize_aware(model, "int8-matmul", calibration_data=x)
+    (entry,) = [e for e in qmodel.compression_report.entries if e.kind == "ReversibleEmbedding"]
+    assert "scores with a soft cap" in entry.reason
+    np.testing.assert_array_equal(
+        tfc.convert(qmodel, "int8-matmul").predict(x), qmodel.predict(x, verbose=0)
+    )

@@ -12,7 +12,7 @@ PRODUCTS = (
     layers.Dense,
     layers.EinsumDense,
     layers.MultiHeadAttention,
-    layers.Embedding,
+    layers.Embedding,  # and its subclass ReversibleEmbedding
     layers.Conv1D,
     layers.Conv2D,
     layers.Conv1DTranspose,

@@ -222,6 +222,14 @@ def _describe(report: CompressionReport, flow: Flow, plan: Plan, emitter: Emitte
     for path, operation in by_path.items():
         action, reason, details = done.get(path, ("quantized", "does nothing at inference", {}))
         report.add(path, type(operation).__name__, action, reason, **details)
+    tables = {id(node.owner): node.owner for node in plan.graph.nodes if isinstance(node, Table)}
+    kernels = {id(node.owner) for node in plan.graph.nodes if isinstance(node, Linear)}
+    for identity, owner in tables.items():
+        if identity in kernels and getattr(owner, "tie_weights", True):
+            report.notes.append(
+                f"{owner.name!r} embeds and scores with one table: quantized, these are two, each "
+                "on its own grid, which train apart."
+            )
     for layer, why in emitter.copier.result.shared:
         report.notes.append(
             f"{layer.name!r} cannot be rebuilt from its config ({why}): both models hold it."

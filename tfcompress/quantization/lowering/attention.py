@@ -15,6 +15,7 @@ from tfcompress.quantization.lowering.builder import (
     array,
     for_layers,
     for_operations,
+    one_float,
 )
 
 layers = keras.layers
@@ -108,3 +109,22 @@ def _embedding(b: Lowering, call: Call) -> Value:
     if b.bits == 16:
         raise Unsupported("its table has no 16-bit form")
     return b.table(tokens, array(call.operation.embeddings), call.outputs.shape, call.operation)
+
+
+def _reversible(b: Lowering, call: Call) -> Value:
+    """Rows of a table, or scores of all rows: then its transpose is a kernel of its own."""
+    layer = call.operation
+    if not (call.kwargs.get("reverse") or (len(call.args) > 1 and call.args[1])):
+        return _embedding(b, call)
+    if layer.logit_soft_cap is not None:
+        raise Unsupported("scores with a soft cap")
+    x = one_float(call)
+    kernel = array(layer.embeddings).T if layer.tie_weights else array(layer.reverse_embeddings)
+    return b.linear(
+        x, "conv", kernel[None, None], None, (*x.shape[:-1], kernel.shape[1]),
+        tail=(kernel.shape[1],), owner=layer,
+    )  # fmt: skip
+
+
+if hasattr(layers, "ReversibleEmbedding"):  # since Keras 3.13
+    for_layers(layers.ReversibleEmbedding)(_reversible)
