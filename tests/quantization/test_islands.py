@@ -172,6 +172,5 @@ def test_scores_with_a_soft_cap_stay_float():
     qmodel = tfc.quantize_aware(model, "int8-matmul", calibration_data=x)
     (entry,) = [e for e in qmodel.compression_report.entries if e.kind == "ReversibleEmbedding"]
     assert "scores with a soft cap" in entry.reason
-    np.testing.assert_array_equal(
-        tfc.convert(qmodel, "int8-matmul").predict(x), qmodel.predict(x, verbose=0)
-    )
+    found = tfc.convert(qmodel, "int8-matmul").predict(x)
+    np.testing.assert_allclose(found, qmodel.predict(x, verbose=0), atol=1e-6)
