@@ -310,3 +310,42 @@ def test_bad_arguments(bad):
 def test_needs_a_graph():
     with pytest.raises(ModelTypeError):
         tfc.factorize(keras.Sequential([layers.Dense(4)]))
+
+
+def table_model(mask=False):
+    """Words of rank 5, two texts that share them."""
+    keras.utils.set_random_seed(0)
+    table = layers.Embedding(60, 16, mask_zero=mask, name="words")
+    inputs = [keras.Input((6,), dtype="int32") for _ in range(2)]
+    x = layers.Add()([table(one) for one in inputs])
+    x = layers.GlobalAveragePooling1D()(layers.Dense(16, name="mixed")(x))
+    model = keras.Model(inputs, layers.Dense(3, name="classes")(x))
+    rng = np.random.default_rng(0)
+    table.set_weights([rng.normal(size=(60, 5)) @ rng.normal(size=(5, 16))])
+    return model, [rng.integers(0, 60, (20, 6)) for _ in inputs]
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_table_that_is_named_becomes_a_narrow_one(mask):
+    model, x = table_model(mask)
+    factorized = tfc.factorize(model, energy=1.0, include=["words", "mixed"])
+    (row,) = [e for e in factorized.compression_report.entries if e.name == "words"]
+    assert row.action == "factorized" and row.details["parameters"] == 5 * (60 + 16)
+    assert row.details["parameters_before"] == 60 * 16
+    assert model.count_params() - factorized.count_params() == 60 * 16 - 5 * 76
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(
+        factorized.predict(x, verbose=0), expected, atol=2e-5 * np.abs(expected).max()
+    )
+    kept = tfc.factorize(model, rank=13, include="words")  # 13 * 76 > 60 * 16
+    (row,) = [e for e in kept.compression_report.entries if e.name == "words"]
+    assert "988 parameters instead of 960" in row.reason
+
+
+def test_tables_that_are_not_named_stay_and_take_no_part_in_a_target():
+    model, _ = table_model()
+    names = [e.name for e in tfc.factorize(model, energy=0.5).compression_report.entries]
+    assert "words" not in names
+    both = tfc.factorize(model, multiply_adds=0.3, include=["words", "mixed"])
+    alone = tfc.factorize(model, multiply_adds=0.3, include="mixed")
+    assert both.compression_report.settings["energy"] == alone.compression_report.settings["energy"]

@@ -31,6 +31,8 @@ def factorize(
       layers, by the singular value decomposition: the closest of that rank.
     - Convolutions with a larger kernel become 1x1, core, 1x1 (Tucker-2, HOSVD bettered by HOOI). A
       side whose rank is full needs no 1x1.
+    - An Embedding that `include` names becomes a narrow one and a Dense layer: fewer parameters,
+      for a few multiply-adds, of which there were none.
 
     The last layer of a chain has the old one's name, bias and activation. What would not cost less
     is left as it is, such as every layer of full rank. With `data` the last layer of each chain is
@@ -118,12 +120,12 @@ def _replacements(
             if id(layer) in reasons:
                 report.add(path, kind, "left", reasons[id(layer)])
             continue
-        if plan.multiply_adds >= form.before:
+        if plan.cost >= form.before:
             ranks = " and ".join(map(str, plan.ranks))
             report.add(
                 path, kind, "left",
-                f"at rank {ranks} it would cost {plan.multiply_adds:,} multiply-adds instead of "
-                f"{form.before:,}",
+                f"at rank {ranks} it would cost {plan.cost:,} {form.unit.replace('_', '-')} "
+                f"instead of {form.before:,}",
             )  # fmt: skip
             continue
 
@@ -135,16 +137,21 @@ def _replacements(
         found[id(layer)], error = form.build(plan, name)
         report.add(
             path, kind, "factorized", found[id(layer)].why, energy=1 - error**2, error=error,
-            multiply_adds_before=form.before, multiply_adds=plan.multiply_adds,
+            **{f"{form.unit}_before": form.before, form.unit: plan.cost},
         )  # fmt: skip
     return found
 
 
 def _energy_for(forms: Mapping[int, Any], total: int, share: float) -> float:
     """The largest energy at which the model costs `share` less."""
+    from tfcompress.surgery.low_rank_forms import MULTIPLY_ADDS
 
     def saved(energy: float) -> int:
-        return sum(max(f.before - f.keeping(energy).multiply_adds, 0) for f in forms.values())
+        return sum(
+            max(form.before - form.keeping(energy).cost, 0)
+            for form in forms.values()
+            if form.unit == MULTIPLY_ADDS
+        )
 
     wanted = share * total
     low, high = 0.0, 1.0  # reaches it, does not

@@ -17,6 +17,7 @@ from tfcompress.surgery.multiply_adds import multiply_adds
 from tfcompress.surgery.rewriting import UNKNOWN_PLACE, plain_kernels
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
+MULTIPLY_ADDS, PARAMETERS = "multiply_adds", "parameters"
 FACTORIZED = (*_CONVOLUTIONS, layers.Dense, layers.EinsumDense)
 # A name for a new layer, from what it should be called.
 Namer = Callable[[str], str]
@@ -32,14 +33,14 @@ class Plan:
 
     Attributes:
         ranks: one for a matrix, two (inputs, outputs) for a convolution.
-        multiply_adds: what the layers that replace it cost.
+        cost: of the layers that replace it, in its form's unit.
     """
 
     ranks: tuple[int, ...]
-    multiply_adds: int
+    cost: int
 
 
-def form_of(layer: Any, calls: Sequence[Call]) -> MatrixForm | ConvolutionForm:
+def form_of(layer: Any, calls: Sequence[Call]) -> MatrixForm | ConvolutionForm | TableForm:
     """The form of a layer.
 
     Args:
@@ -49,13 +50,15 @@ def form_of(layer: Any, calls: Sequence[Call]) -> MatrixForm | ConvolutionForm:
     Raises:
         NoForm: there is none.
     """
-    if type(layer) not in FACTORIZED:
+    if type(layer) not in (*FACTORIZED, layers.Embedding):
         raise NoForm(f"{type(layer).__name__} has no low-rank form here")
     if not calls:
         raise NoForm(UNKNOWN_PLACE)
     why = plain_kernels(layer)
     if why:
         raise NoForm(why)
+    if type(layer) is layers.Embedding:
+        return TableForm(layer)
     if type(layer) not in _CONVOLUTIONS:
         return MatrixForm(layer, calls)
     if layer.groups > 1:
@@ -73,9 +76,12 @@ class MatrixForm:
 
     Attributes:
         layer: likewise.
+        unit: of costs.
         before: its multiply-adds over all calls.
         full: the ranks at which nothing is lost.
     """
+
+    unit = MULTIPLY_ADDS
 
     def __init__(self, layer: Any, calls: Sequence[Call]) -> None:
         self.layer, self._calls = layer, calls
@@ -154,6 +160,8 @@ class MatrixForm:
 class ConvolutionForm:
     """A convolution of a kernel larger than 1: 1x1, core and 1x1; the arguments as above."""
 
+    unit = MULTIPLY_ADDS
+
     def __init__(self, layer: Any, calls: Sequence[Call]) -> None:
         self.layer = layer
         self.before = _cost(layer, calls)
@@ -180,7 +188,7 @@ class ConvolutionForm:
             self._plan(inputs.rank(energy), full[1]),
             self._plan(full[0], outputs.rank(energy)),
         ]
-        return min(plans, key=lambda plan: plan.multiply_adds)
+        return min(plans, key=lambda plan: plan.cost)
 
     def of_rank(self, rank: int) -> Plan:
         """A plan of that rank at most, on both sides."""
@@ -218,6 +226,50 @@ class ConvolutionForm:
             weights += [core, last.reshape(*ones, *last.shape)]
         shown = "ranks {} and {} of {} and {}".format(*plan.ranks, *self.full)
         return _chain(self.layer, configs, weights, shown), error
+
+
+class TableForm:
+    """An Embedding: rows of a narrow table, and what makes them wide again.
+
+    It is there for its size: a row cost no multiply-adds before, and costs some now.
+    """
+
+    unit = PARAMETERS
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+        self._table = np.asarray(layer.embeddings)
+        self._spectrum = Spectrum.of(self._table)
+        self.before = self._table.size
+        self.full = (min(self._table.shape),)
+
+    def keeping(self, energy: float) -> Plan:
+        """The smallest rank that keeps that share of the squared norm."""
+        return self.of_rank(self._spectrum.rank(energy))
+
+    def of_rank(self, rank: int) -> Plan:
+        """A plan of that rank at most."""
+        rank = min(rank, *self.full)
+        return Plan((rank,), rank * sum(self._table.shape))
+
+    def build(self, plan: Plan, name: Namer) -> tuple[Replacement, float]:
+        """The layers, and the error of their product."""
+        (rank,) = plan.ranks
+        rows, columns = truncated_svd(self._table, rank)
+        error = relative_error(self._table, rows @ columns)
+        config = self.layer.get_config() | {"output_dim": rank, "name": name("narrow")}
+        config["embeddings_constraint"] = None
+        wide = layers.Dense(
+            self._table.shape[1],
+            use_bias=False,
+            name=self.layer.name,
+            dtype=self.layer.dtype_policy,
+        )
+        why = f"rank {rank} of {self.full[0]}"
+        if self.layer.embeddings_constraint is not None:
+            why += "; without the constraint that was on the table"
+        weights = [one.astype(self._table.dtype) for one in (rows, columns)]
+        return Replacement([layers.Embedding.from_config(config), wide], weights, why), error
 
 
 def _cost(layer: Any, calls: Sequence[Call]) -> int:
