@@ -148,6 +148,24 @@ def layer_of(tensor: str, layers: Mapping[str, bool]) -> str:
     return next((name for name in found if layers[name]), found[-1] if found else tensor)
 
 
+def softmax_step(result: TFLiteModel) -> float:
+    """The largest step of the integers that a softmax inside the graph reads; 0 for none."""
+    steps = [0.0]
+    for graph in result.parsed.subgraphs:
+        # What only leads to an output is a classifier's, whose scores may be as large as they are.
+        inside = {
+            index
+            for operator in graph.operators
+            if operator.name not in ("DEQUANTIZE", "QUANTIZE", "RESHAPE")
+            for index in operator.inputs
+        }
+        for operator in graph.operators:
+            if operator.name == "SOFTMAX" and operator.outputs[0] in inside:
+                quantization = graph.tensors[operator.inputs[0]].quantization
+                steps += [] if quantization is None else [float(s) for s in quantization.scales]
+    return max(steps)
+
+
 def report_clipping(tflite: TFLiteModel) -> None:
     """Says which weights are larger than float16 can hold: they were cut to 65,504."""
     clipped = [

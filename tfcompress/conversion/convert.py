@@ -19,6 +19,7 @@ from tfcompress.runtime.model import TFLiteModel
 if TYPE_CHECKING:
     import keras
 
+COARSE = 1.0  # a step of a softmax's input at which its weights are off by e
 CHECKED_RUNS = 32  # runs on representative data after the conversion
 
 
@@ -112,48 +113,74 @@ def convert(
             f"Precision {precision!r} needs `representative_data`: 100 to 500 typical inputs, "
             "prepared as for training. Received: None"
         )
-    original, made_by_us = model, bool(settings.scheme)
-    if made_by_us:
-        model = _calibrated(model, settings.scheme, representative_data, calibration_samples)
+    original, scheme = model, settings.scheme
+    if precision == "int16x8" and not trained and any("int" in s.dtype for s in interface.specs):
+        scheme = precision  # the converter cannot calibrate a graph that reads token ids
+    made_by_us = bool(scheme)
+    if scheme:
+        model = _calibrated(model, scheme, representative_data, calibration_samples)
         trained, settings = True, get_precision(precision, io, trained=True)
     examples = None
     if representative_data is not None:
         examples = gather(representative_data, interface.specs, calibration_samples)
     shapes = export.fix_shapes(interface, batch_size, examples)
-    report = CompressionReport(
-        "convert", {"precision": precision, "io": io, "batch_size": batch_size}
-    )
     names = [spec.name for spec in interface.specs]
     batches = None if examples is None else _batches(examples, batch_size)
-    with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
-        with settings.exporting():
-            exported = export.write_saved_model(model, interface, shapes, f"{folder}/saved_model")
-        samples = None
-        if settings.calibrated and batches is not None and examples is not None:
-            samples = f"{folder}/samples.npz"
-            np.savez(samples, *batches.values())
-            report.settings["calibration_samples"] = len(next(iter(examples.values())))
-        converter = Converter(f"{folder}/saved_model", folder, io, samples, names)
-        content, dense = converter.convert(settings, report, sparse)
-        result = TFLiteModel(content, report=report)
-        result.name = model.name
-        result.input_order = tuple(names)
-        if batches is not None:
-            batches = {name: value[:CHECKED_RUNS] for name, value in batches.items()}
-        dtypes = {spec.name: spec.dtype for spec in interface.specs}
-        found = checks.run_once(result, batches, dtypes)
-        if settings.float16:
-            checks.report_clipping(result)
-        if settings.all_integer:
-            checks.report_floats(result)
-            if batches is not None and not trained and not result.keeps_state:
-                layers = {
-                    layer.name: bool(registry.kernels(layer)) for _, layer in registry.walk(model)
-                }
-                expected = exported.run(batches)
-                checks.report_noise(result, found, expected, converter.float_twin, batches, layers)
-        if settings.all_integer:
-            checks.report_shared(result, _sharing(model))
+    if batches is not None:
+        checked = {name: value[:CHECKED_RUNS] for name, value in batches.items()}
+
+    def converted() -> tuple[TFLiteModel, bytes]:
+        """The file of `model`, and the same stored dense."""
+        report = CompressionReport(
+            "convert", {"precision": precision, "io": io, "batch_size": batch_size}
+        )
+        with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+            with settings.exporting():
+                exported = export.write_saved_model(
+                    model, interface, shapes, f"{folder}/saved_model"
+                )
+            samples = None
+            if settings.calibrated and batches is not None and examples is not None:
+                samples = f"{folder}/samples.npz"
+                np.savez(samples, *batches.values())
+                report.settings["calibration_samples"] = len(next(iter(examples.values())))
+            converter = Converter(f"{folder}/saved_model", folder, io, samples, names)
+            content, dense = converter.convert(settings, report, sparse)
+            result = TFLiteModel(content, report=report)
+            result.name = model.name
+            result.input_order = tuple(names)
+            dtypes = {spec.name: spec.dtype for spec in interface.specs}
+            found = checks.run_once(result, None if batches is None else checked, dtypes)
+            if settings.float16:
+                checks.report_clipping(result)
+            if settings.all_integer:
+                checks.report_floats(result)
+                if batches is not None and not trained and not result.keeps_state:
+                    layers = {
+                        layer.name: bool(registry.kernels(layer))
+                        for _, layer in registry.walk(model)
+                    }
+                    expected = exported.run(checked)
+                    checks.report_noise(
+                        result, found, expected, converter.float_twin, checked, layers
+                    )
+            if settings.all_integer:
+                checks.report_shared(result, _sharing(model))
+        return result, dense
+
+    result, dense = converted()
+    if precision == "int8" and not trained and (step := checks.softmax_step(result)) > COARSE:
+        # Masks of large negative numbers lie on the grid of the scores that they are added to.
+        model = _calibrated(model, "int8", representative_data, calibration_samples)
+        trained, made_by_us, settings = True, True, get_precision(precision, io, trained=True)
+        result, dense = converted()
+        result.report.notes.append(
+            f"The converter's own int8 gives a softmax its scores in steps of {step:.3g}, where a "
+            "tenth is needed, as masks of large negative numbers lie on their grid. The ranges are "
+            "those of tfc.quantize_aware instead, with which a masked softmax stays float. For "
+            "Transformers, precision 'int8-matmul' is faster than this one."
+        )
+    report = result.report
     if sparse:
         storage.report_sizes(result, dense)
     if trained:
