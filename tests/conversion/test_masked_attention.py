@@ -45,7 +45,7 @@ def test_int16x8_of_token_ids(padded):
         graph.tensors[operator.inputs[0]].dtype
         for graph in tflite.parsed.subgraphs
         for operator in graph.operators
-        if operator.name == "FULLY_CONNECTED"
+        if operator.name in ("FULLY_CONNECTED", "CONV_2D")
     }
     assert kernels == {"int16"}
 
