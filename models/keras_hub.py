@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -37,26 +39,52 @@ def from_keras_hub(model: keras.Model, length: int, *, padding: int | None = Non
             does not change.
         length: Tokens of each text.
         padding: The token that pads texts, behind them. Where it is given, masks are made of the
-            tokens; else padding masks stay inputs.
+            tokens; else padding masks stay inputs, 1 for tokens.
 
     Returns:
         A Functional model, inputs int32 (batch, length) by the names that the model's have, but
         for masks of decoders: they look at what is before a token only, so padding behind the
-        text is not seen. Outputs differ from the model's by float rounding, and at padding.
+        text is not seen. It computes in float32, whatever the model's dtypes are. Outputs differ
+        from a float32 model's by float rounding, and at padding.
 
     Raises:
-        ModelTypeError: No such model, or a layer of keras-hub that is not known.
-        ConfigError: `length` is more than there are positions for.
+        ModelTypeError: No such model, or a layer of keras-hub that is not known, is quantized, or
+            is called in a way that is not.
+        ConfigError: An argument is out of range, or does not fit the model.
     """
     from tfcompress.graph.calls import functional
     from tfcompress.graph.flow import read_flow
 
     length = checks.at_least_one(length=length)
+    if padding is not None and (isinstance(padding, bool) or not isinstance(padding, int)):
+        raise ConfigError(f"`padding` is a token, a whole number, or None. Received: {padding!r}")
     if not isinstance(model, keras.Model) or functional(model) is None:
         raise ModelTypeError(
             f"`model` must be a built keras-hub model of the functional kind. Received: {model!r}"
         )
-    return _Writer(read_flow(model), length, padding).written(model.name)
+    for layer in model._flatten_layers():
+        if getattr(layer, "mask_zero", False):
+            raise ModelTypeError(
+                f"{layer.name!r} makes a mask of Keras's (mask_zero=True), which is not known here. "
+                "Build the model without, and give padding masks."
+            )
+        if getattr(layer, "quantization_mode", None):
+            raise ModelTypeError(
+                f"Weights must be floats. Received: {layer.name!r}, which Keras has quantized to "
+                f"{layer.quantization_mode!r}. Give the model from before."
+            )
+    with _float32():
+        return _Writer(read_flow(model), length, padding).written(model.name)
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 class _Writer:
@@ -93,7 +121,15 @@ class _Writer:
             next(iter(inputs.values())) if len(inputs) == 1 else inputs, outputs, name=name
         )
         for layer, values in self.weights:
-            layer.set_weights([np.asarray(ops.convert_to_numpy(value)) for value in values])
+            arrays = [_array(value) for value in values]
+            shapes, wanted = [a.shape for a in arrays], [tuple(w.shape) for w in layer.weights]
+            if shapes != wanted:
+                raise ConfigError(
+                    f"With texts of {self.length} tokens, {layer.name!r} has weights of the shapes "
+                    f"{wanted}, and the model's are {shapes}: give the `length` that it was built "
+                    "for."
+                )
+            layer.set_weights(arrays)
         for name, source in self.attentions:
             _set_attention(model, name, source)
         return model
@@ -108,6 +144,12 @@ class _Writer:
 
         args, kwargs = keras.tree.map_structure(given, (call.args, call.kwargs))
         operation = call.operation
+        masked = any(value.masked for value in (*call.inputs, *call.results))
+        if masked:
+            raise ModelTypeError(
+                f"{call.path!r} carries a mask of Keras's, which is not known here. Build the model "
+                "without, and give padding masks."
+            )
         write: Callable[..., Any] | None = None
         if type(operation).__module__.startswith(_HUB):
             write = _LAYERS.get(type(operation).__name__)
@@ -122,7 +164,8 @@ class _Writer:
         for result in call.results if found else ():
             self.tokens[id(result)] = found[0]
         if write is not None:
-            results = write(self, operation, *args, **kwargs)
+            given_by_name = inspect.signature(operation.call).bind(*args, **kwargs).arguments
+            results = write(self, operation, **given_by_name)
         elif (place := _one_place(call)) is not None:
             # A slice and a reshape: taking one index instead would split the graph.
             x = args[0][:, place : place + 1]
@@ -136,7 +179,10 @@ class _Writer:
         """Its copy, one for all of its calls."""
         if id(operation) not in self.copies:
             if isinstance(operation, layers.Layer):
-                config = operation.get_config() | {"name": self.name(operation.name)}
+                config = operation.get_config() | {
+                    "name": self.name(operation.name),
+                    "dtype": "float32",
+                }
                 made = type(operation).from_config(config)
                 self.weights.append((made, operation.weights))
             else:
@@ -167,10 +213,15 @@ class _Writer:
         if id(mask) not in self.masks:
             name = next((n for n, tensor in self.named.items() if tensor is mask), "")
             tokens = self.named.get(name.replace("padding_mask", "token_ids"))
-            if self.padding is not None and tokens is not None and tokens is not mask:
+            mask_of = mask
+            if self.padding is not None:
+                if tokens is None or tokens is mask:
+                    raise ConfigError(
+                        "Masks are made of tokens where inputs are named 'token_ids' and "
+                        f"'padding_mask', with the same in front. Received: padding={self.padding} "
+                        f"and the inputs {list(self.named)}. Leave `padding` away."
+                    )
                 mask_of = tokens if self.padding == 0 else ops.abs(tokens - self.padding)
-            else:
-                mask_of = mask
             self.masks[id(mask)] = transformer.padding_mask(mask_of, self.name("seen"))
         return self.masks[id(mask)]
 
@@ -190,15 +241,14 @@ class _Writer:
 
     def attention(self, source: Any, x: Any, memory: Any, mask: Any, name: str) -> Any:
         """Attention with the weights of a MultiHeadAttention layer."""
-        heads, size = source.num_heads, source.key_dim
-        if source.value_dim != size or heads * size != x.shape[-1]:
+        heads, size, width = source.num_heads, source.key_dim, x.shape[-1]
+        if source.value_dim != size or heads * size != width or memory.shape[-1] != width:
             raise ModelTypeError(
-                f"The heads of {name!r} must share the {x.shape[-1]} channels evenly, keys and "
-                f"values alike. Received: {heads} of {size}, values of {source.value_dim}"
+                f"The heads of {name!r} must share the {width} channels evenly, keys and values "
+                f"alike, of a text of as many. Received: {heads} of {size}, values of "
+                f"{source.value_dim}, of {memory.shape[-1]} channels"
             )
-        shape = transformer.Shape(
-            x.shape[-1], heads, heads, 0, None, "pre", float(source.dropout or 0.0)
-        )
+        shape = transformer.Shape(width, heads, heads, 0, None, "pre", float(source.dropout or 0.0))
         self.attentions.append((name, source))
         return transformer.attention(x, memory, mask, shape, name=name)
 
@@ -233,9 +283,10 @@ class _Writer:
 
     # -- keras-hub's layers
 
-    def encoder(self, layer: Any, x: Any, padding_mask: Any = None, **rest: Any) -> Any:
+    def encoder(self, layer: Any, inputs: Any, padding_mask: Any = None, **rest: Any) -> Any:
         """A TransformerEncoder."""
         _no_others(layer, rest)
+        x = inputs
         first, name = layer.normalize_first, self.block(layer)
         mask = self.padded(padding_mask)
         x = self.residual(
@@ -293,27 +344,34 @@ class _Writer:
         self.copies[id(layer)] = layer
         return self.name(layer.name)
 
-    def table_of_positions(self, layer: Any, x: Any) -> Any:
+    def table_of_positions(self, layer: Any, inputs: Any = None, **rest: Any) -> Any:
         """A PositionEmbedding: rows for (1, length)."""
+        del inputs  # only its length counts
+        _no_others(layer, rest)
         rows = layer.position_embeddings
         if rows.shape[0] < self.length:
             raise ConfigError(
                 f"`length` is at most {rows.shape[0]}, for which {layer.name!r} has positions. "
                 f"Received: {self.length}"
             )
-        made = self.layer(
-            layers.Embedding, layer.name, input_dim=self.length, output_dim=rows.shape[1]
-        )
-        self.weights.append((made, [ops.convert_to_numpy(rows)[: self.length]]))
-        return made(self.places())
+        if id(layer) not in self.copies:
+            made = self.layer(
+                layers.Embedding, layer.name, input_dim=self.length, output_dim=rows.shape[1]
+            )
+            self.weights.append((made, [_array(rows)[: self.length]]))
+            self.copies[id(layer)] = made
+        return self.copies[id(layer)](self.places())
 
-    def both_tables(self, layer: Any, tokens: Any) -> Any:
+    def both_tables(self, layer: Any, inputs: Any, **rest: Any) -> Any:
         """A TokenAndPositionEmbedding."""
-        x = self.copy(layer.token_embedding)(tokens)
-        places = self.table_of_positions(layer.position_embedding, x)
+        _no_others(layer, rest)
+        table = layer.token_embedding
+        own = type(table).__module__.startswith(_HUB)
+        x = self.reversible(table, inputs) if own else self.copy(table)(inputs)
+        places = self.table_of_positions(layer.position_embedding)
         return self.layer(layers.Add, f"{layer.name}_add")([x, places])
 
-    def reversible(self, layer: Any, x: Any, reverse: bool = False) -> Any:
+    def reversible(self, layer: Any, inputs: Any, reverse: bool = False) -> Any:
         """The ReversibleEmbedding of older versions of keras-hub, which Keras has taken over."""
         if id(layer) not in self.copies:
             made = transformer.embedding(
@@ -321,7 +379,7 @@ class _Writer:
             )
             self.weights.append((made, layer.weights))
             self.copies[id(layer)] = made
-        return self.copies[id(layer)](x, reverse=reverse)
+        return self.copies[id(layer)](inputs, reverse=reverse)
 
 
 _LAYERS: dict[str, Callable[..., Any]] = {
@@ -334,6 +392,11 @@ _LAYERS: dict[str, Callable[..., Any]] = {
 _APPROXIMATE = "gelu_approximate"
 
 
+def _array(weight: Any) -> np.ndarray:
+    """A weight as float32, whatever its dtype."""
+    return np.asarray(ops.convert_to_numpy(ops.cast(weight, "float32")))
+
+
 def _stock(activation: Any, name: str) -> str:
     """The name of an activation, which Keras alone can load."""
     known = getattr(activation, "__name__", "")
@@ -342,11 +405,15 @@ def _stock(activation: Any, name: str) -> str:
     raise ModelTypeError(f"The activation {activation!r} of {name!r} is not one of Keras's.")
 
 
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value == 0
+
+
 def _no_others(layer: Any, rest: dict[str, Any]) -> None:
     """Checks that nothing else was asked of a block."""
     asked = sorted(
         name for name, value in rest.items()
-        if name != "training" and value is not None and value is not False
+        if name != "training" and not (value is None or value is False or _is_zero(value))
     )  # fmt: skip
     if asked:
         raise ModelTypeError(f"{layer.name!r} is called with {asked}, which is not known here.")
@@ -357,14 +424,14 @@ def _set_attention(model: keras.Model, name: str, source: Any) -> None:
     width = model.get_layer(f"{name}_output").units
     for part in ("query", "key", "value"):
         dense = getattr(source, f"_{part}_dense")
-        kernel, bias = (np.asarray(ops.convert_to_numpy(w)) for w in (dense.kernel, dense.bias))
+        kernel, bias = map(_array, (dense.kernel, dense.bias))
         if part == "query":
             bias = bias * source.key_dim**-0.5  # here the factor stands before the kernel
         model.get_layer(f"{name}_{part}").set_weights(
             [kernel.reshape(width, width), bias.reshape(width)]
         )
     dense = source._output_dense
-    kernel, bias = (np.asarray(ops.convert_to_numpy(w)) for w in (dense.kernel, dense.bias))
+    kernel, bias = map(_array, (dense.kernel, dense.bias))
     model.get_layer(f"{name}_output").set_weights([kernel.reshape(width, width), bias])
 
 

@@ -32,7 +32,15 @@ CONTEXT, SHORT = 512, 128
 WIDTH, HEADS, BLOCKS = 128, 4, 5
 # (characters in a window, windows in a batch, epochs, learning rate at the beginning)
 STAGES = ((SHORT, 32, 16, 2e-3), (CONTEXT, 8, 5, 6e-4))
-PRECISION_NAMES = ("fp32", "fp16", "dynamic", "dynamic-int4", "weight-int8", "weight-int4")
+PRECISION_NAMES = (
+    "fp32",
+    "fp16",
+    "dynamic",
+    "dynamic-int4",
+    "dynamic-int4-blocks",
+    "weight-int8",
+    "weight-int4",
+)
 PROMPT = "ROMEO:\n"
 GREEDY = 500
 

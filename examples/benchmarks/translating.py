@@ -35,7 +35,15 @@ VOCABULARY, LENGTH = 5_000, 40
 TRAINED_LENGTH = 28  # longer pairs are left out, which takes a third of the time away
 EPOCHS, BATCH, RATE = 14, 64, 1.5e-3
 BEAMS = 4
-PRECISION_NAMES = ("fp32", "fp16", "dynamic", "dynamic-int4", "weight-int8", "weight-int4")
+PRECISION_NAMES = (
+    "fp32",
+    "fp16",
+    "dynamic",
+    "dynamic-int4",
+    "dynamic-int4-blocks",
+    "weight-int8",
+    "weight-int4",
+)
 SMALL_NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen"

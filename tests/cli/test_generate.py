@@ -134,6 +134,7 @@ def test_what_cannot_be_translated(translator, command, folder, capsys):
         ([*listening, "--prompt", "one"], 3, "`source`"),
         ([*listening, "--source", "one", "--start", "fünf"], 2, "--start is a token"),
         ([*listening, "--source", "one", "--beams", "2", "--top-k", "3"], 2, "--top-k too"),
+        ([*listening, "--source", "one", "--beams", "2", "--greedy"], 2, "--greedy too"),
         ([*listening, "--source", "one", "--beams", "0"], 2, "`beams`"),
         ([*command, "--source", "a"], 2, "no '<s>'"),
         ([*command, "--source", "a", "--start", "a"], 3, "listens to no other"),

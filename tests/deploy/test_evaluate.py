@@ -227,10 +227,20 @@ def test_likelihood_is_that_of_keras(two_outputs, scored):
     found = tfc.evaluate(file, (images, classes), metrics=["cross_entropy"])
     chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     assert found["cross_entropy"] == pytest.approx(sk.log_loss(classes, chances), rel=1e-5)
-    # Probabilities, as their sums tell, are not taken for logits.
-    view = Metrics(["perplexity"])
+    # Probabilities, as their sums tell, are not taken for logits, even where the file ends in a
+    # mean, as of softmaxes.
+    view = Metrics(["perplexity"], linear=True)
     view.add(list(classes), chances)
     assert view.results()["perplexity"] == pytest.approx(np.exp(found["cross_entropy"]), rel=1e-5)
+
+
+def test_scores_beyond_all_bounds():
+    view = Metrics(["perplexity", "cross_entropy"])
+    view.add([0], np.array([[0.0, 5000.0]]))
+    found = view.results()
+    assert found["cross_entropy"] == 5000 and np.isfinite(found["perplexity"])
+    with pytest.raises(tfc.DataError, match="finite scores"):
+        Metrics(["perplexity"]).add([0], np.array([[0.0, np.inf]]))
 
 
 def test_text_metrics_are_those_of_their_libraries(two_outputs):

@@ -78,15 +78,21 @@ def test_of_translations():
     assert found["cross_entropy"] == pytest.approx(np.mean(losses), rel=1e-5)
     with pytest.raises(DataError, match="a source for each of the 2 texts"):
         tfc.perplexity(tflite, texts, sources=sources[:1])
-    with pytest.raises(DataError, match="`source`"):
+    with pytest.raises(DataError, match="`sources`"):
         tfc.perplexity(tflite, texts)
+    for bad, said in ((["abc", "d"], "`sources` must be"), ([[-1], [2]], "from 0 on. Received: -1"),
+                      ([[9999], [2]], "no row for")):  # fmt: skip
+        with pytest.raises(DataError, match=said):
+            tfc.perplexity(tflite, texts, sources=bad)
 
 
 def test_bad_input(tflite):
     for tokens, said in (
         ([], "Received: none"),
         ([[1, 2], [3]], "one of 1"),
-        ("text", "tokenizer"),
+        ("2024", "tokenizer"),
+        (["text"], "tokenizer"),
+        ([1.7, 2.9], "whole numbers"),
         ([1, WORDS], f"0 to {WORDS - 1}"),
         ([-1, 2], "Tokens are whole numbers"),
     ):
@@ -111,3 +117,10 @@ def test_command_measures_a_text(model, tflite, tmp_path, capsys):
     assert {key: found[key] for key in expected} == expected
     assert main(["evaluate", str(tmp_path / "gpt.tflite"), "--text", str(tmp_path / "text.txt")])
     assert "--text needs --tokenizer" in capsys.readouterr().err
+    text = ["evaluate", *arguments, "--text", str(tmp_path / "text.txt")]
+    for more, said in (
+        (["--workers", "7", "--metrics", "bleu"], "without --metrics, --workers"),
+        (["--limit", "-3"], "--limit is at least 2"),
+    ):
+        assert main([*text, *more]) == 2
+        assert said in capsys.readouterr().err

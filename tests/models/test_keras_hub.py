@@ -180,3 +180,73 @@ def test_what_cannot_be_written_out():
         tfc.models.from_keras_hub(hub.GPT2Backbone(**SIZED), 0)
     with pytest.raises(ModelTypeError, match="built keras-hub model"):
         tfc.models.from_keras_hub("bert", LENGTH)
+
+
+def wired(tables=None, blocks=None, **inputs):
+    """A model of keras-hub's layers: (token ids -> x), (x, inputs -> x)."""
+    named = {name: keras.Input((6,), dtype="int32", name=name) for name in ("token_ids", *inputs)}
+    tables = tables or keras_hub.layers.TokenAndPositionEmbedding(20, 6, 8)
+    x = tables(named["token_ids"])
+    x = (blocks or (lambda x, named: keras_hub.layers.TransformerEncoder(16, 2)(x)))(x, named)
+    return keras.Model(named, x)
+
+
+def test_what_would_come_out_wrong_is_refused():
+    both = keras_hub.layers.TokenAndPositionEmbedding
+    encoder, decoder = keras_hub.layers.TransformerEncoder, keras_hub.layers.TransformerDecoder
+    cases = [
+        (wired(both(20, 6, 8, mask_zero=True)), {}, ModelTypeError, "mask_zero=True"),
+        (
+            wired(lambda ids: both(20, 9, 8)(ids, start_index=3)),
+            {}, ModelTypeError, "'start_index'",
+        ),
+        (
+            wired(blocks=lambda x, named: encoder(16, 2)(x, named["mask"]), mask=1),
+            {"padding": 0}, ConfigError, "named 'token_ids' and 'padding_mask'",
+        ),
+        (
+            wired(blocks=lambda x, _: decoder(16, 2)(x, keras.layers.Dense(16)(x))),
+            {}, ModelTypeError, "of a text of as many",
+        ),
+        (
+            wired(blocks=lambda x, _: keras.layers.Dense(3)(keras.layers.Flatten()(x))),
+            {"length": 5}, ConfigError, "give the `length` that it was built for",
+        ),
+        (wired(), {"padding": "x"}, ConfigError, "`padding` is a token"),
+    ]  # fmt: skip
+    for model, options, kind, said in cases:
+        with pytest.raises(kind, match=said):
+            tfc.models.from_keras_hub(model, **{"length": 6} | options)
+    quantized = hub.GPT2Backbone(**SIZED)
+    quantized.quantize("int8")
+    with pytest.raises(ModelTypeError, match="which Keras has quantized to 'int8'"):
+        tfc.models.from_keras_hub(quantized, LENGTH)
+
+
+def test_positional_arguments_and_shared_positions():
+    table = keras_hub.layers.PositionEmbedding(6)
+    encoder = keras_hub.layers.TransformerEncoder(16, 2)
+
+    def blocks(x, named):
+        x = keras.layers.Add()([x, table(x)])
+        x = encoder(x, named["padding_mask"], None)
+        return keras.layers.Add()([x, table(x)])
+
+    model = wired(keras.layers.Embedding(20, 8), blocks, padding_mask=1)
+    model.set_weights([w + 0.1 for w in model.get_weights()])
+    plain = tfc.models.from_keras_hub(model, 6)
+    assert plain.count_params() == model.count_params()
+    rng = np.random.default_rng(0)
+    given = {"token_ids": rng.integers(0, 20, (4, 6)), "padding_mask": np.ones((4, 6), "int32")}
+    np.testing.assert_allclose(answers(plain, given)[0], answers(model, given)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
+def test_whatever_the_dtypes_it_is_float32(policy):
+    keras.utils.set_random_seed(0)
+    model = hub.GPT2CausalLM(hub.GPT2Backbone(**SIZED, dtype=policy))
+    plain = tfc.models.from_keras_hub(model, LENGTH)
+    assert {layer.dtype_policy.name for layer in plain._flatten_layers()} == {"float32"}
+    given, seen = texts(model)
+    ours, theirs = answers(plain, given)[0], answers(model, given)[0].astype("float32")
+    assert np.abs(ours - theirs)[seen].max() < 0.05 * np.abs(theirs).max()

@@ -260,6 +260,17 @@ def test_a_pattern_takes_the_operations_between_its_layers_along(norm, positions
     np.testing.assert_array_equal(smaller(tokens), wanted(tokens))
 
 
+def test_operations_between_layers_that_can_go_alone_stay():
+    layers, ops = keras.layers, keras.ops
+    inputs = keras.Input((8,))
+    x = layers.Dropout(0.1, name="drop_1")(layers.Dense(8)(inputs))
+    x = layers.Dropout(0.1, name="drop_2")(ops.relu(x) + inputs)
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    for dropped in (tfc.drop_layers(model, "drop_*"), tfc.drop_layers(model, layers.Dropout)):
+        assert not any(isinstance(layer, layers.Dropout) for layer in dropped.layers)
+        assert_equal(dropped, model)
+
+
 def find_output(model, block):
     for operation in model.operations:
         if operation.name == block.end:

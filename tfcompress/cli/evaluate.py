@@ -70,6 +70,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     from tfcompress.runtime.model import TFLiteModel
 
     conditions = [_condition(text) for text in options.require]
+    if options.text is not None:
+        _check_text(options)
     if options.out:
         check_writable(options.out, overwrite=options.overwrite)
     decode = _function(options.decode) if options.decode else None
@@ -78,7 +80,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     with console.progress() as progress:
         for path, model in zip(options.models, models, strict=True):
             progress.start(f"evaluating {model.name}"[:34])
-            if options.text:
+            if options.text is not None:
                 figures = _foretold(model, options)
             else:
                 figures = _labelled(model, options, decode, progress.update)
@@ -117,14 +119,26 @@ def _labelled(
     )
 
 
+def _check_text(options: argparse.Namespace) -> None:
+    """Checks that what was asked belongs to --text."""
+    if not options.tokenizer:
+        raise ConfigError("--text needs --tokenizer: the model's, for text is not token ids.")
+    if options.limit is not None and options.limit < 2:
+        raise ConfigError(f"--limit is at least 2 tokens with --text. Received: {options.limit}")
+    usual = {"metrics": "accuracy", "workers": 1}
+    names = ("metrics", "workers", "batch", "threshold", "ignore_label", "decode", "resume")
+    others = [name for name in names if getattr(options, name) != usual.get(name)]
+    if others:
+        listed = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+        raise ConfigError(f"--text measures perplexity, without {listed}, which belong to --data.")
+
+
 def _foretold(model: Any, options: argparse.Namespace) -> dict[str, float]:
     """How well a language model foretells a text."""
     from tfcompress.files import read_bytes
     from tfcompress.generation.perplexity import perplexity
     from tfcompress.generation.tokenizers import load_tokenizer
 
-    if not options.tokenizer:
-        raise ConfigError("--text needs --tokenizer: the model's, for text is not token ids.")
     try:
         text = read_bytes(options.text).decode()
     except UnicodeDecodeError as error:

@@ -144,9 +144,11 @@ def _searched(
             f"--beams needs the token that ends a text, and the tokenizer has no {_END!r}: name it "
             "as --end."
         )
-    drawing = _drawing(options)
-    if drawing:
-        raise ConfigError(f"--beams draws nothing. Received: {', '.join(drawing)} too")
+    others = [*_drawing(options), *(["--greedy"] if options.greedy else [])]
+    if others:
+        raise ConfigError(
+            f"--beams searches, so it stands alone. Received: {', '.join(others)} too"
+        )
     answers = beam_search(
         options.model,
         prompt,

@@ -51,8 +51,9 @@ def convert(
             `"int8"`: weights and activations int8, calibrated on `representative_data`.
             `"int16x8"`: int16 activations, int8 weights; more accurate, slow on XNNPACK.
             `"weight-int8"`, `"weight-int4"`: weights stored so, computed in float.
-            `"dynamic-int4"`: as dynamic, with weights of 4 bits, of which 32 inputs of a Dense
-            layer share a scale. All three store embeddings in 8 bits, a scale for each row.
+            `"dynamic-int4"`: as dynamic, with weights of 4 bits. `"dynamic-int4-blocks"`: with a
+            scale for each 32 inputs of a Dense layer: closer, but only XNNPACK computes it rightly.
+            All four store embeddings in 8 bits, a scale for each row.
             `"int8-matmul"`: products in int8, the rest float, for Transformers; calibrated by
             `tfc.quantize_aware`, whose model the file computes bit for bit.
         representative_data: 100 to 500 typical inputs, prepared as for training: an array

@@ -84,7 +84,8 @@ PRECISIONS = {
         ),
         Precision("weight-int8", quantizer="weight_only_wi8_afp32"),
         Precision("weight-int4", quantizer="weight_only_wi4_afp32"),
-        Precision("dynamic-int4", quantizer="dynamic_wi4c_afp32", block=32),
+        Precision("dynamic-int4", quantizer="dynamic_wi4c_afp32"),
+        Precision("dynamic-int4-blocks", quantizer="dynamic_wi4c_afp32", block=32),
         Precision("int8-matmul", calibrated=True, scheme="int8-matmul"),
     )
 }

@@ -153,6 +153,11 @@ def drop_tensors(model: Any, index: int, replaced: dict[int, int]) -> None:
         return tensor if tensor < 0 else place[tensor]
 
     graph.tensors = [graph.tensors[i] for i in left]
+    for tensor in graph.tensors:  # weights in blocks name the tensors that hold their scales
+        details = getattr(tensor.quantization, "details", None)
+        for field in ("scales", "zeroPoints"):
+            if getattr(details, field, 0) > 0:  # 0 is the format's default: none
+                setattr(details, field, now(getattr(details, field)))
     graph.inputs = [now(t) for t in graph.inputs]
     graph.outputs = [now(t) for t in graph.outputs]
     for op in graph.operators:

@@ -10,11 +10,14 @@ from tfcompress.conversion.rewriting import drop_tensors
 from tfcompress.runtime.packing import format_code, opened, packed
 
 _SMALLEST = 1024  # values; less is not worth three operators
+_NARROWEST = 4  # channels; below, a scale for each row takes what integers save
 _LARGEST = 127
 
 
 def quantize_tables(content: bytes) -> bytes:
     """Stores the float tables that GATHER reads as int8, a scale for each row beside them.
+
+    Any constant matrix of whose rows an operator takes some is such a table.
 
     Neither the converter's nor ai-edge-quantizer's weight-only modes take them, and rows of words
     differ in size far more than one scale for all would bear. GATHER of a float table becomes
@@ -106,6 +109,7 @@ class _Editor:
             or data is None
             or len(table.shape) != 2
             or np.prod(table.shape) < _SMALLEST
+            or table.shape[1] < _NARROWEST
         ):
             return None
         return table

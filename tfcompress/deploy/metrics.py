@@ -20,6 +20,7 @@ Custom = Callable[[Any, Any], float]
 _F1: Final = {"f1": "macro", "f1_weighted": "weighted", "f1_micro": "micro", "f1_binary": "binary"}
 _ERRORS: Final = ("mae", "mse", "rmse")
 _TEXT: Final = ("bleu", "rouge")
+LARGEST_EXPONENT: Final = 709.0  # of what a float holds
 _SMALLEST: Final = 1e-7  # Keras's epsilon, below which a probability counts as this
 _LIKELIHOOD: Final = ("cross_entropy", "perplexity")
 NAMES: Final = ("accuracy", "top_K", *_F1, *_LIKELIHOOD, *_ERRORS, *_TEXT)
@@ -213,6 +214,8 @@ class _Classes:
         self._rank.append(ahead.sum(-1))
         if self._likelihood:
             exact = kept.astype(np.float64)
+            if not np.isfinite(exact).all():
+                raise DataError("Cross-entropy needs finite scores. Received: infinite ones")
             top = exact.max(-1, keepdims=True, initial=-np.inf)
             self._own.append(own[:, 0].astype(np.float64))
             self._all.append(np.log(np.exp(exact - top).sum(-1)) + top[:, 0])
@@ -252,7 +255,8 @@ class _Classes:
                 found[metric] = _f1(true, guess, _F1[metric])
             elif metric in _LIKELIHOOD:
                 entropy = self._cross_entropy(metric)
-                found[metric] = entropy if metric == "cross_entropy" else math.exp(entropy)
+                perplexity = math.exp(min(entropy, LARGEST_EXPONENT))
+                found[metric] = entropy if metric == "cross_entropy" else perplexity
             else:
                 found[metric] = self._top(metric)
         return found
@@ -269,7 +273,8 @@ class _Classes:
         if not self._own:
             raise DataError(f"{metric!r} needs an output with a score for each class.")
         own, whole = np.concatenate(self._own), np.concatenate(self._all)
-        if self._linear or (self._linear is None and not self._shares):
+        # A mean of softmaxes looks like logits in the file, so the values have the last word.
+        if self._linear is not False and not self._shares:
             return float(np.mean(whole - own))
         return float(np.mean(-np.log(np.maximum(own, _SMALLEST))))
 

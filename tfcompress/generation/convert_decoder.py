@@ -52,7 +52,7 @@ def convert_decoder(
     Args:
         model: int32 (batch, length) -> scores (batch, length, vocabulary); or of two such inputs.
         precision: as for `tfc.convert`, those that need no data: `"fp32"`, `"fp16"`, `"dynamic"`,
-            `"dynamic-int4"`, `"weight-int8"`, `"weight-int4"`.
+            `"dynamic-int4"`, `"dynamic-int4-blocks"`, `"weight-int8"`, `"weight-int4"`.
         context: tokens that the file can remember, prompt and answer together; the model's length
             by default, which is the most.
         prefill: tokens of a prompt that are computed at once.

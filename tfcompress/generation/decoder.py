@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfcompress.errors import DataError, ModelTypeError
+from tfcompress.errors import DataError, DeviceError, ModelTypeError
 from tfcompress.runtime import adapter, proof
 from tfcompress.runtime.model import TFLiteModel
 
@@ -120,13 +120,23 @@ class Decoder:
         """
         if self._encode is None:
             raise ModelTypeError("This file goes on with a text, and listens to no other one.")
-        if not 0 < len(source) <= self.source_length or min(source) < 0:
+        if not 0 < len(source) <= self.source_length:
             raise DataError(
                 f"The file listens to 1 to {self.source_length} tokens. Received: {len(source)}"
             )
+        if min(source) < 0:
+            raise DataError(f"Tokens are whole numbers from 0 on. Received: {min(source)}")
         self._encode.view(self._source)[...] = 0
         self._encode.view(self._source)[0, : len(source)] = list(source)
-        self._encode.run()
+        try:
+            self._encode.run()
+        except DeviceError as error:
+            if "out of bound" not in str(error):
+                raise
+            raise DataError(
+                "The text to listen to has a token that the model has no row for: it is another "
+                f"tokenizer's. Received: tokens up to {max(source)}"
+            ) from error
         for name in self._encode.outputs:
             memory = self._encode.output(name)
             for one in (self._decode, self._prefill):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress import progress as bars
+from tfcompress.deploy.metrics import LARGEST_EXPONENT
 from tfcompress.errors import ConfigError, DataError
 from tfcompress.generation.decoder import Decoder
 from tfcompress.runtime.model import TFLiteModel
@@ -68,16 +70,19 @@ def perplexity(
             f"Received: {window!r}"
         )
     texts = _texts(tokens)
-    if sources is not None and len(sources) != len(texts):
+    heard = None if sources is None else _listed(sources, "sources")
+    if heard is not None and len(heard) != len(texts):
         raise DataError(
-            f"There must be a source for each of the {len(texts)} texts. Received: {len(sources)}"
+            f"There must be a source for each of the {len(texts)} texts. Received: {len(heard)}"
         )
+    if heard is None and decoder.source_length:
+        raise DataError("The file answers to other texts: give their tokens as `sources`.")
     total, count = 0.0, 0
     with bars.shown(progress) as bar:
         bar.start("reading")
         for number, text in enumerate(texts):
-            if sources is not None:
-                decoder.listen(sources[number])
+            if heard is not None:
+                decoder.listen(heard[number])
             # Each window begins with the token that the one before it foretold last.
             for start in range(0, len(text) - 1, window - 1):
                 part = text[start : start + window]
@@ -85,6 +90,11 @@ def perplexity(
                 for token, following in itertools.pairwise(part):
                     decoder.read([token])
                     scores = np.asarray(decoder.scores(), np.float64)
+                    if not np.isfinite(scores).all():
+                        raise DataError(
+                            "The file's scores must be finite numbers. Received: some that are "
+                            f"not, behind the token {token}. Look at the model."
+                        )
                     if not 0 <= following < len(scores):
                         raise DataError(
                             f"Tokens are whole numbers from 0 to {len(scores) - 1}. Received: "
@@ -95,19 +105,34 @@ def perplexity(
                     count += 1
                 bar.update((number + min(start + window, len(text)) / len(text)) / len(texts))
     entropy = total / count
-    return {"perplexity": math.exp(entropy), "cross_entropy": entropy, "tokens": count}
+    perplexity = math.exp(min(entropy, LARGEST_EXPONENT))
+    return {"perplexity": perplexity, "cross_entropy": entropy, "tokens": count}
+
+
+def _listed(tokens: Any, name: str) -> list[list[int]]:
+    """Texts as lists of ids; one text is a list of one.
+
+    Raises:
+        DataError: these are no ids.
+    """
+    try:
+        if isinstance(tokens, (str, bytes)):
+            raise TypeError
+        listed = list(tokens)
+        if any(isinstance(text, (str, bytes)) for text in listed):
+            raise TypeError
+        single = bool(listed) and np.ndim(listed[0]) == 0
+        return [[operator.index(one) for one in text] for text in ([listed] if single else listed)]
+    except (TypeError, ValueError):
+        shown = repr(tokens)[:80]
+        raise DataError(
+            f"`{name}` must be token ids, whole numbers, or a list of texts of them. Received: "
+            f"{shown}. Turn text into ids with the model's tokenizer (tfc.load_tokenizer)."
+        ) from None
 
 
 def _texts(tokens: Any) -> list[list[int]]:
-    try:
-        listed = list(tokens)
-        single = bool(listed) and np.ndim(listed[0]) == 0
-        texts = [[int(one) for one in text] for text in ([listed] if single else listed)]
-    except (TypeError, ValueError):
-        raise DataError(
-            f"`tokens` must be token ids, or a list of texts of them. Received: {tokens!r:.80}. "
-            "Turn text into ids with the model's tokenizer (tfc.load_tokenizer)."
-        ) from None
+    texts = _listed(tokens, "tokens")
     short = [len(text) for text in texts if len(text) < 2]
     if short or not texts:
         raise DataError(

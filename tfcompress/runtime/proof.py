@@ -55,8 +55,24 @@ def prove(content: bytes, *, runtime: str = "auto", backend: str = "xnnpack") ->
     """
     model = read_sound(content)
     runtime = adapter.resolve_runtime(runtime)
+    if backend == "reference" and _in_blocks(model):
+        raise DeviceError(
+            "The runtime's own kernels take scales of weights in blocks for those of channels, and "
+            "compute something else without a word. Received: a file with such weights, and "
+            "backend='reference'. Run it on 'xnnpack', or convert with precision 'dynamic-int4'."
+        )
     _try_out(_Hashed(content), runtime, backend)
     return model
+
+
+def _in_blocks(model: schema.Model) -> bool:
+    return any(
+        tensor.quantization is not None
+        and tensor.quantization.blocks is not None
+        and tensor.quantization.blocks.kind == "blockwise"
+        for graph in model.subgraphs
+        for tensor in graph.tensors
+    )
 
 
 class _Hashed:

@@ -22,11 +22,11 @@ def drop_layers(model: keras.Model, layers: Any, *, data: Any = None) -> keras.M
 
     Args:
         model: a Functional or built Sequential model, nested ones included; it does not change.
-        layers: a layer's name or path, a glob such as `"block_5_*"` (operations between its layers,
-            such as products of matrices, are cut out with them), a layer class, a layer, a function
-            `layer -> bool`; a range `("start", "end")`, a tuple of two names: all from the input of
-            the one to the output of the other, both included; a block that `tfc.rank_blocks` found;
-            or a list of these.
+        layers: a layer's name or path, a glob such as `"block_5_*"` (where its layers alone cannot
+            be cut out, with operations between them such as products of matrices), a layer class, a
+            layer, a function `layer -> bool`; a range `("start", "end")`, a tuple of two names: all
+            from the input of the one to the output of the other, both included; a block that
+            `tfc.rank_blocks` found; or a list of these.
         data: inputs, (x, y) or batches of either, on which to fit; a thousand examples do.
 
     Returns:
@@ -52,11 +52,13 @@ def drop_layers(model: keras.Model, layers: Any, *, data: Any = None) -> keras.M
 
     check_graph(model)
     regions = all_regions(model)
-    chosen, ranges = _chosen(layers, regions)
-    joined: dict[int, Any] = {}
-    for one in regions:
-        for part in one.parts(chosen):
-            joined |= _ends(one, part)
+    chosen, ranges, patterns = _chosen(layers, regions)
+    try:
+        joined = _all_ends(regions, chosen)
+    except ConfigError:
+        # Who names "block_2_*" means the products of matrices between these layers too.
+        chosen = chosen.union(*(_between(one, found) for found in patterns for one in regions))
+        joined = _all_ends(regions, chosen)
     for one, start, end in ranges:
         entry, tensor = _range_ends(one, start, end)
         joined[id(tensor)] = entry
@@ -79,14 +81,28 @@ def drop_layers(model: keras.Model, layers: Any, *, data: Any = None) -> keras.M
     return restored(model, replaced(model, {}, report, joined), report, data)
 
 
-def _chosen(layers: Any, regions: list[Any]) -> tuple[set[int], list[tuple[Any, Any, Any]]]:
-    """The `id`s of operations to cut out, and the ranges as (graph, first node, last node)."""
+def _all_ends(regions: list[Any], chosen: set[int]) -> dict[int, Any]:
+    """By `id` of each tensor that what is cut out gives, the one that goes on in its place."""
+    joined: dict[int, Any] = {}
+    for one in regions:
+        for part in one.parts(chosen):
+            joined |= _ends(one, part)
+    return joined
+
+
+def _chosen(
+    layers: Any, regions: list[Any]
+) -> tuple[set[int], list[tuple[Any, Any, Any]], list[set[int]]]:
+    """What to cut out: `id`s of operations, and ranges as (graph, first node, last node).
+
+    The last of the three has the `id`s that each glob pattern stands for.
+    """
     from tfcompress.scope import resolve
     from tfcompress.surgery.blocks import Block
 
     named = [(one.path(node), node.operation) for one in regions for node in one.nodes]
     chosen: set[int] = set()
-    ranges = []
+    ranges, patterns = [], []
     one = isinstance(layers, (Block, str, type)) or _is_range(layers) or callable(layers)
     if one or not isinstance(layers, Iterable):
         layers = [layers]
@@ -102,9 +118,8 @@ def _chosen(layers: Any, regions: list[Any]) -> tuple[set[int], list[tuple[Any, 
         if part is None:
             raise ScopeError("`layers` must name layers. Received: None")
         found = resolve(part, named, "layers")
-        if isinstance(part, str):
-            for one in regions:
-                found |= _between(one, found)
+        if isinstance(part, str) and any(mark in part for mark in "*?["):
+            patterns.append(found)
         # Who names a nested model means it as a whole.
         inner = {
             id(node.operation)
@@ -113,14 +128,11 @@ def _chosen(layers: Any, regions: list[Any]) -> tuple[set[int], list[tuple[Any, 
             for node in one.nodes
         }
         chosen |= found - inner
-    return chosen, ranges
+    return chosen, ranges, patterns
 
 
 def _between(one: Any, found: set[int]) -> set[int]:
-    """The `id`s of operations without a name of the user's that lie between layers of one pattern.
-
-    Who names `"block_2_*"` means the product of matrices between two of these layers too.
-    """
+    """The `id`s of operations that are no layers and lie between layers of one pattern."""
     from keras import Layer
 
     def reached(nodes: Iterable[Any], reads: str, gives: str) -> set[int]:

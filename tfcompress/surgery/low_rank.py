@@ -32,7 +32,7 @@ def factorize(
     - Convolutions with a larger kernel become 1x1, core, 1x1 (Tucker-2, HOSVD bettered by HOOI). A
       side whose rank is full needs no 1x1.
     - An Embedding that `include` names becomes a narrow one and a Dense layer: fewer parameters,
-      for a few multiply-adds, of which there were none.
+      for a few multiply-adds, of which there were none; not with `multiply_adds`.
 
     The last layer of a chain has the old one's name, bias and activation. What would not cost less
     is left as it is, such as every layer of full rank. With `data` the last layer of each chain is
@@ -67,7 +67,7 @@ def factorize(
     Source: Denton et al. 2014 (arXiv:1404.0736) and Jaderberg et al. 2014 (arXiv:1405.3866) for
     the idea; Kim et al. 2016 (arXiv:1511.06530) for Tucker-2.
     """
-    from tfcompress.surgery.low_rank_forms import FACTORIZED, NoForm, form_of
+    from tfcompress.surgery.low_rank_forms import FACTORIZED, PARAMETERS, NoForm, form_of
     from tfcompress.surgery.rewriting import Choice, calls_by_layer, check_graph, replaced
     from tfcompress.surgery.work import read_work
 
@@ -83,7 +83,10 @@ def factorize(
             reasons[id(layer)] = choice.left(layer)
             try:
                 if not reasons[id(layer)]:
-                    forms[id(layer)] = form_of(layer, calls.get(id(layer), []))
+                    form = form_of(layer, calls.get(id(layer), []))
+                    if multiply_adds is not None and form.unit == PARAMETERS:
+                        raise NoForm("it has no multiply-adds to take away: give energy or rank")
+                    forms[id(layer)] = form
             except NoForm as why:
                 reasons[id(layer)] = str(why)
     if rank is not None:
@@ -144,14 +147,9 @@ def _replacements(
 
 def _energy_for(forms: Mapping[int, Any], total: int, share: float) -> float:
     """The largest energy at which the model costs `share` less."""
-    from tfcompress.surgery.low_rank_forms import MULTIPLY_ADDS
 
     def saved(energy: float) -> int:
-        return sum(
-            max(form.before - form.keeping(energy).cost, 0)
-            for form in forms.values()
-            if form.unit == MULTIPLY_ADDS
-        )
+        return sum(max(form.before - form.keeping(energy).cost, 0) for form in forms.values())
 
     wanted = share * total
     low, high = 0.0, 1.0  # reaches it, does not
