@@ -65,8 +65,8 @@ def from_keras_hub(model: keras.Model, length: int, *, padding: int | None = Non
     for layer in model._flatten_layers():
         if getattr(layer, "mask_zero", False):
             raise ModelTypeError(
-                f"{layer.name!r} makes a mask of Keras's (mask_zero=True), which is not known here. "
-                "Build the model without, and give padding masks."
+                f"{layer.name!r} makes a mask of Keras's (mask_zero=True), which is not known "
+                "here. Build the model without, and give padding masks."
             )
         if getattr(layer, "quantization_mode", None):
             raise ModelTypeError(
@@ -147,8 +147,8 @@ class _Writer:
         masked = any(value.masked for value in (*call.inputs, *call.results))
         if masked:
             raise ModelTypeError(
-                f"{call.path!r} carries a mask of Keras's, which is not known here. Build the model "
-                "without, and give padding masks."
+                f"{call.path!r} carries a mask of Keras's, which is not known here. Build the "
+                "model without, and give padding masks."
             )
         write: Callable[..., Any] | None = None
         if type(operation).__module__.startswith(_HUB):
