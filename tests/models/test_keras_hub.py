@@ -166,6 +166,21 @@ def test_gpt2_writes_the_same_text_from_its_file():
     assert prompt + list(made_by_file) == text
 
 
+def test_bart_writes_the_same_text_from_its_file():
+    model = made("BartSeq2SeqLM")
+    plain = tfc.models.from_keras_hub(model, LENGTH, padding=0)
+    file = tfc.convert_decoder(plain, target="decoder_token_ids")
+    source, text = [5, 6, 7], [2]
+    heard = np.array([source + [0] * (LENGTH - 3)])
+    for _ in range(6):
+        tokens = np.array([text + [0] * (LENGTH - len(text))])
+        given = {"encoder_token_ids": heard, "decoder_token_ids": tokens}
+        given["encoder_padding_mask"] = heard > 0
+        given["decoder_padding_mask"] = (np.arange(LENGTH) < len(text))[None]
+        text.append(int(model.predict(given, verbose=0)[0, len(text) - 1].argmax()))
+    assert list(tfc.generate(file, [2], source=source, max_new_tokens=6)) == text[1:]
+
+
 def test_what_cannot_be_written_out():
     with pytest.raises(ModelTypeError, match="called more than once, as in ALBERT"):
         backbone = hub.AlbertBackbone(

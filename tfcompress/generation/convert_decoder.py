@@ -148,7 +148,7 @@ def _compare(model: Any, plan: Any, tflite: TFLiteModel, exact: bool) -> None:
         decoder.listen(source[0, : decoder.source_length // 2].tolist())
         own = [value is plan.target for value in plan.flow.input_values]
         inputs = [whole if is_target else source for is_target in own]
-    given_inputs = inputs if len(inputs) > 1 else whole
+    given_inputs = keras.tree.pack_sequence_as(plan.flow.inputs, inputs)
     with float32_compute(model):
         (output,) = keras.tree.flatten(model(given_inputs, training=False))
     expected = np.asarray(output, "float32")[0]
