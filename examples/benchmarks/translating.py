@@ -29,6 +29,7 @@ from common import benchmark_parser, finish, keep_model, markdown
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import tfcompress as tfc
+from tfcompress.generation.decoder import Decoder
 
 PAD, START, END = 0, 1, 2
 VOCABULARY, LENGTH = 5_000, 40
@@ -178,10 +179,11 @@ def measured(
     """Greedy texts of each file, and median tokens a second, files taking turns."""
     texts: dict[str, list[list[int]]] = {name: [] for name in files}
     speeds: dict[str, list[float]] = {name: [] for name in files}
+    decoders = {name: Decoder(tflite) for name, tflite in files.items()}
     for source in sources:
-        for name, tflite in files.items():
+        for name, decoder in decoders.items():
             text = tfc.generate(
-                tflite, [START], source=source, stop=[END], max_new_tokens=LENGTH - 1
+                decoder, [START], source=source, stop=[END], max_new_tokens=LENGTH - 1
             )
             texts[name].append(list(text))
             if text.stats.decoded_tokens > 5:
@@ -221,9 +223,10 @@ def main() -> None:
     print(f"Keras: {rows[0]['bleu']:.2f}, {time.monotonic() - begun:.0f} s", flush=True)
     greedy, speeds = measured(files, given)
     for precision, tflite in files.items():
+        decoder = Decoder(tflite)
         best = [
             tfc.beam_search(
-                tflite, [START], source=source, end=END, beams=BEAMS, max_new_tokens=LENGTH - 1
+                decoder, [START], source=source, end=END, beams=BEAMS, max_new_tokens=LENGTH - 1
             )
             for source in given
         ]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
+from tfcompress.generation.decoder import Decoder
 from tfcompress.errors import ConfigError, DataError
 
 WORDS, START, END = 5, 1, 2
@@ -99,3 +100,18 @@ def test_what_cannot_be_translated(tflite, model):
         tfc.beam_search(tflite, [START], source=SOURCE, end=WORDS)
     with pytest.raises(ConfigError, match="target"):
         tfc.convert_decoder(model, target="nothing")
+
+
+def test_one_decoder_serves_many_texts(tflite):
+    decoder = Decoder(tflite)
+    sources = [SOURCE, SOURCE[::-1], SOURCE]
+    apart = [
+        list(tfc.generate(tflite, [START], source=source, max_new_tokens=5)) for source in sources
+    ]
+    together = [
+        list(tfc.generate(decoder, [START], source=source, max_new_tokens=5)) for source in sources
+    ]
+    assert together == apart
+    (answer,) = tfc.beam_search(decoder, [START], source=SOURCE, end=END, beams=1, max_new_tokens=5)
+    (alone,) = tfc.beam_search(tflite, [START], source=SOURCE, end=END, beams=1, max_new_tokens=5)
+    assert answer == alone

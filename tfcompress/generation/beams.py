@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.errors import ConfigError
-from tfcompress.generation.decoder import Decoder
+from tfcompress.generation.decoder import Decoder, opened
 from tfcompress.runtime.model import TFLiteModel
 
 
@@ -37,7 +37,7 @@ class _Beam:
 
 
 def beam_search(
-    tflite: str | os.PathLike[str] | bytes | TFLiteModel,
+    tflite: str | os.PathLike[str] | bytes | TFLiteModel | Decoder,
     prompt: Sequence[int],
     *,
     end: int,
@@ -52,7 +52,8 @@ def beam_search(
     """Searches for the likeliest texts that go on from a prompt, as for translation.
 
     Args:
-        tflite: a file of `tfc.convert_decoder`: its path, its bytes, or a `TFLiteModel`.
+        tflite: a file of `tfc.convert_decoder`: its path, its bytes, a `TFLiteModel`, or a
+            `tfcompress.generation.decoder.Decoder`, which loads the file once for many texts.
         prompt: token ids that each answer begins with, usually a start token alone.
         end: the token that ends an answer.
         source: tokens of the text to translate, for a file that listens to one.
@@ -86,7 +87,7 @@ def beam_search(
         raise ConfigError(
             f"`length_penalty` is a finite number of at least 0. Received: {length_penalty!r}"
         )
-    decoder = Decoder(tflite, backend=backend, runtime=runtime, threads=threads)
+    decoder = opened(tflite, backend=backend, runtime=runtime, threads=threads)
     if not 0 <= end < decoder.vocabulary:
         raise ConfigError(f"`end` is a token below {decoder.vocabulary}. Received: {end!r}")
     if source is not None:

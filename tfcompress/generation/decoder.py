@@ -14,6 +14,20 @@ from tfcompress.runtime.model import TFLiteModel
 PREFILL, DECODE, ENCODE = "prefill", "decode", "encode"
 
 
+def opened(
+    source: str | os.PathLike[str] | bytes | TFLiteModel | Decoder,
+    *,
+    backend: str = "xnnpack",
+    runtime: str = "auto",
+    threads: int = 1,
+) -> Decoder:
+    """A decoder of that file; one that is open already forgets its text and serves again."""
+    if isinstance(source, Decoder):
+        source.clear()
+        return source
+    return Decoder(source, backend=backend, runtime=runtime, threads=threads)
+
+
 Kept = tuple[int, list[np.ndarray]]
 
 

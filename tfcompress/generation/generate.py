@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from tfcompress.errors import ConfigError, DataError
-from tfcompress.generation.decoder import Decoder
+from tfcompress.generation.decoder import Decoder, opened
 from tfcompress.generation.sampling import Sampler
 from tfcompress.runtime.model import TFLiteModel
 
@@ -98,7 +98,7 @@ class Generation(Iterator[int]):
 
 
 def generate(
-    tflite: str | os.PathLike[str] | bytes | TFLiteModel,
+    tflite: str | os.PathLike[str] | bytes | TFLiteModel | Decoder,
     prompt: Sequence[int],
     *,
     max_new_tokens: int = 100,
@@ -115,7 +115,8 @@ def generate(
     """Generates text with a file of `tfc.convert_decoder`.
 
     Args:
-        tflite: path of the `.tflite`, its bytes, or a `TFLiteModel`.
+        tflite: path of the `.tflite`, its bytes, or a `TFLiteModel`; for many texts, one after the
+            other, a `tfcompress.generation.decoder.Decoder` of it, which loads the file once.
         prompt: token ids to go on from, at least one.
         max_new_tokens: at most so many are made; fewer where the file's context is full.
         temperature: 0 takes the best token each time; above, tokens are drawn by the softmax of
@@ -163,7 +164,7 @@ def generate(
             f"`prompt` is a sequence of token ids. Received: {prompt!r}. Turn text into ids with "
             "the model's tokenizer (tfc.load_tokenizer)."
         ) from None
-    decoder = Decoder(tflite, backend=backend, runtime=runtime, threads=threads)
+    decoder = opened(tflite, backend=backend, runtime=runtime, threads=threads)
     if source is not None:
         decoder.listen(source)
     return Generation(decoder, tokens, max_new_tokens, sampler, stop)
