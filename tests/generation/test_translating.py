@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
-from tfcompress.generation.decoder import Decoder
 from tfcompress.errors import ConfigError, DataError
+from tfcompress.generation.decoder import Decoder
 
 WORDS, START, END = 5, 1, 2
 SOURCE = [3, 1, 4, 2, 3]
