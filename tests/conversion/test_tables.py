@@ -154,3 +154,15 @@ def test_narrow_tables_stay():
     model = keras.Model(inputs, keras.layers.Embedding(2_000, 1)(inputs))
     content = tfc.convert(model).content
     assert quantize_tables(content) == content
+
+
+def test_large_files_whose_data_lies_behind_the_container():
+    """From some size on, ai-edge-quantizer writes weights behind the flatbuffer."""
+    keras.utils.set_random_seed(0)
+    model = tfc.models.bert_encoder(3_000, 16, 4, width=128, heads=4, blocks=2, dropout=0.0)
+    tokens = np.random.default_rng(0).integers(1, 3_000, (20, 16)).astype("int32")
+    tflite = tfc.convert(model, "weight-int8")
+    assert len(tflite.content) < 1.15 * model.count_params()
+    expected = model.predict(tokens, verbose=0)
+    np.testing.assert_allclose(tflite.predict(tokens), expected, atol=0.02)
+    np.testing.assert_array_equal(tfc.slim(tflite).predict(tokens), tflite.predict(tokens))

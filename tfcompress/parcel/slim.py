@@ -67,9 +67,6 @@ def _slimmed(
     tflite: TFLiteModel, keep_names: bool, drop: list[str], report: CompressionReport
 ) -> bytes:
     model = opened(tflite.content)
-    if any((buffer.offset or 0) > 1 for buffer in model.buffers or []):
-        report.notes.append("Its buffers lie outside the FlatBuffer: left as it is.")
-        return tflite.content
     size = len(packed(model))
     if not _same(tflite.parsed, schema.parse(packed(model))):
         report.notes.append("It holds parts that are newer than the writer here: left as it is.")

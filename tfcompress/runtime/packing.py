@@ -17,7 +17,12 @@ def opened(content: bytes) -> Any:
     Raises:
         DeviceError: no package that can write the format is installed.
     """
-    return format_code().ModelT.InitFromPackedBuf(content, 0)
+    model = format_code().ModelT.InitFromPackedBuf(content, 0)
+    for buffer in model.buffers or []:
+        if buffer.offset > 1:  # stored behind the container, as ai-edge-quantizer does
+            data = content[buffer.offset : buffer.offset + buffer.size]
+            buffer.data, buffer.offset, buffer.size = np.frombuffer(data, np.uint8), 0, 0
+    return model
 
 
 def packed(model: Any, *, share: bool = False) -> bytes:
