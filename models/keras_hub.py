@@ -286,19 +286,9 @@ class _Writer:
     def encoder(self, layer: Any, inputs: Any, padding_mask: Any = None, **rest: Any) -> Any:
         """A TransformerEncoder."""
         _no_others(layer, rest)
-        x = inputs
-        first, name = layer.normalize_first, self.block(layer)
-        mask = self.padded(padding_mask)
-        x = self.residual(
-            x,
-            lambda y: self.attention(layer._self_attention_layer, y, y, mask, f"{name}_attention"),
-            layer._self_attention_layer_norm, layer._self_attention_dropout, first,
-            f"{name}_attention",
-        )  # fmt: skip
-        return self.residual(
-            x, lambda y: self.feed_forward(layer, y, f"{name}_ffn"),
-            layer._feedforward_layer_norm, layer._feedforward_dropout, first, f"{name}_ffn",
-        )  # fmt: skip
+        name = self.block(layer)
+        x = self.attended("self", layer, inputs, None, self.padded(padding_mask), name)
+        return self.thought(layer, x, name)
 
     def decoder(
         self, layer: Any, decoder_sequence: Any, encoder_sequence: Any = None,
@@ -311,26 +301,32 @@ class _Writer:
                 f"{layer.name!r} is a decoder that looks ahead, which is not known."
             )
         _no_others(layer, rest)
-        first, name = layer.normalize_first, self.block(layer)
-        mask, memory_mask = self.causal(), self.padded(encoder_padding_mask)
-        x = self.residual(
-            decoder_sequence,
-            lambda y: self.attention(layer._self_attention_layer, y, y, mask, f"{name}_attention"),
-            layer._self_attention_layer_norm, layer._self_attention_dropout, first,
-            f"{name}_attention",
-        )  # fmt: skip
+        name = self.block(layer)
+        x = self.attended("self", layer, decoder_sequence, None, self.causal(), name)
         if encoder_sequence is not None:
-            x = self.residual(
-                x,
-                lambda y: self.attention(
-                    layer._cross_attention_layer, y, encoder_sequence, memory_mask, f"{name}_cross"
-                ),
-                layer._cross_attention_layer_norm, layer._cross_attention_dropout, first,
-                f"{name}_cross",
-            )  # fmt: skip
+            mask = self.padded(encoder_padding_mask)
+            x = self.attended("cross", layer, x, encoder_sequence, mask, name)
+        return self.thought(layer, x, name)
+
+    def attended(self, part: str, layer: Any, x: Any, memory: Any, mask: Any, name: str) -> Any:
+        """A block's attention to itself (`memory` is None) or to another text, added to `x`."""
+        source = getattr(layer, f"_{part}_attention_layer")
+        name = f"{name}_attention" if part == "self" else f"{name}_{part}"
+
+        def look(y: Any) -> Any:
+            return self.attention(source, y, y if memory is None else memory, mask, name)
+
+        norm, dropout = (
+            getattr(layer, f"_{part}_attention_{n}") for n in ("layer_norm", "dropout")
+        )
+        return self.residual(x, look, norm, dropout, layer.normalize_first, name)
+
+    def thought(self, layer: Any, x: Any, name: str) -> Any:
+        """A block's feed-forward part, added to `x`."""
         return self.residual(
             x, lambda y: self.feed_forward(layer, y, f"{name}_ffn"),
-            layer._feedforward_layer_norm, layer._feedforward_dropout, first, f"{name}_ffn",
+            layer._feedforward_layer_norm, layer._feedforward_dropout, layer.normalize_first,
+            f"{name}_ffn",
         )  # fmt: skip
 
     def block(self, layer: Any) -> str:
