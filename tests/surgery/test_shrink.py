@@ -327,3 +327,27 @@ def test_taylor_takes_what_costs_most_for_what_it_is_worth():
         )
     )
     assert work["fine"] < size["fine"] and work["coarse"] > size["coarse"]
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_whole_heads_of_attention_that_is_written_out(positions):
+    """A head whose values are 0 adds nothing: it goes, and the outputs stay."""
+    keras.utils.set_random_seed(0)
+    sizes = {"width": 24, "heads": 3, "blocks": 2, "dropout": 0.0, "positions": positions}
+    model = tfc.models.bert_encoder(30, 8, 3, **sizes)
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(0.1, 0.4, w.shape) for w in model.get_weights()])
+    for part in ("query", "key", "value"):
+        layer = model.get_layer(f"block_1_attention_{part}")
+        layer.set_weights([w * np.repeat([1.0, 0.0, 1.0], 8) for w in layer.get_weights()])
+    smaller = tfc.shrink(model, 0.08, include="block_1_attention_*", whole_heads=True)
+    units = [smaller.get_layer(f"block_1_attention_{p}").units for p in ("query", "key", "value")]
+    assert units == [16, 16, 16]
+    assert smaller.get_layer("block_1_attention_value_split").target_shape == (8, 2, 8)
+    assert smaller.get_layer("block_2_attention_value").units == 24
+    tokens = rng.integers(1, 30, (5, 8))
+    np.testing.assert_allclose(smaller(tokens), model(tokens), atol=1e-5)
+    qmodel = tfc.quantize_aware(smaller, "int8-matmul", calibration_data=tokens)
+    np.testing.assert_array_equal(
+        tfc.convert(qmodel, "int8-matmul").predict(tokens), qmodel.predict(tokens, verbose=0)
+    )

@@ -67,6 +67,7 @@ VERBS: dict[str, Verb] = {
             "round_to": values.whole(1),
             "pooling": values.choice(("global", "layer")),
             "restore": values.flag(),
+            "whole_heads": values.flag(),
             **_SAMPLES,
             **_SCOPES,
         },

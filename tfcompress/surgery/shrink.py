@@ -30,6 +30,7 @@ def shrink(
     include: ScopeLike = None,
     exclude: ScopeLike = None,
     restore: bool = True,
+    whole_heads: bool = False,
     seed: int = 0,
 ) -> keras.Model:
     """Takes the least important channels out of a model, so that it really is smaller and faster.
@@ -69,6 +70,9 @@ def shrink(
             closest to what they gave before, in least squares, and the statistics of
             BatchNormalization move along. Most of the accuracy that is lost is back before any
             training.
+        whole_heads: of attention that is written out in products of matrices, as in `tfc.models`,
+            whole heads go; else channels of all heads at once. (Of Keras's MultiHeadAttention both
+            go, whichever counts less.)
         seed: of `"random"`.
 
     Returns:
@@ -103,7 +107,7 @@ def shrink(
     from tfcompress.surgery.channels.analysis import Analysis
 
     choice = Choice(model, include, exclude)
-    found = Analysis(model, choice.left)
+    found = Analysis(model, choice.left, whole_heads)
     groups = families(found)
     costs = _costs(model, found, groups, target) if importance == "taylor" else None
     scores = importances(found, groups, importance, model, data, loss, seed, costs)

@@ -76,6 +76,8 @@ class Analysis:
     Args:
         model: a Functional or built Sequential model.
         left: layer -> why the channels that it makes are to stay; "" where they are not.
+        whole_heads: where a reshape parts channels into several axes, slices along the first of
+            them go, as heads do, instead of those along the longest.
 
     Attributes:
         flow: the model's calls.
@@ -84,7 +86,12 @@ class Analysis:
         classes: of each atom.
     """
 
-    def __init__(self, model: keras.Model, left: Callable[[Any], str] = lambda layer: "") -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        left: Callable[[Any], str] = lambda layer: "",
+        whole_heads: bool = False,
+    ) -> None:
         from tfcompress.surgery.channels.handlers import handler_of
 
         self.flow: Flow = read_flow(model)
@@ -92,7 +99,7 @@ class Analysis:
         self.records: dict[int, Record] = {}
         self._axes: dict[int, tuple[Axis, ...]] = {}
         self._made: dict[tuple[int, str], np.ndarray] = {}
-        self.left = left
+        self.left, self.whole_heads = left, whole_heads
         for call in self.flow.calls:
             record = self.record(call)
             record.calls.append(call)

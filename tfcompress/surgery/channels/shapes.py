@@ -88,19 +88,19 @@ def reshaped(found: Analysis, before: Shape, axes: Sequence[Axis], after: Shape)
         if not len(new):
             found.atoms.pin(atoms)
             continue
-        best = None
         for place in sorted(range(len(new)), key=lambda p: -whole.shape[p]):
             rows = np.moveaxis(whole, place, 0).reshape(whole.shape[place], -1)
-            best = rows if best is None else best
             if (rows == rows[:, :1]).all():
                 result[new[place]] = rows[:, 0]
                 break
         else:
-            # It becomes several axes: whole slices along the longest go.
-            assert best is not None
+            # It becomes several axes: whole slices along one of them go.
             place = max(range(len(new)), key=lambda p: (whole.shape[p], -p))
-            found.atoms.unite(best[:, :1], best)
-            result[new[place]] = best[:, 0]
+            if found.whole_heads:
+                place = next(p for p in range(len(new)) if whole.shape[p] > 1)
+            rows = np.moveaxis(whole, place, 0).reshape(whole.shape[place], -1)
+            found.atoms.unite(rows[:, :1], rows)
+            result[new[place]] = rows[:, 0]
     return result
 
 
