@@ -51,6 +51,7 @@ NO_MODEL = {
     *("plot_schedule", "register_layer", "available_runtimes", "benchmark", "evaluate", "inspect"),
     *("watch_baseline", "pack", "slim", "unpack", "legacy", "models", "TrainingError"),
     *("PipelineReport", "CachedTeacher", "generate", "beam_search", "load_tokenizer"),
+    "perplexity",
 }
 
 
