@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
+from tfcompress.conversion import convert
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,19 @@ def test_int16x8_of_token_ids(padded):
         if operator.name in ("FULLY_CONNECTED", "CONV_2D")
     }
     assert kernels == {"int16"}
+
+
+@pytest.mark.parametrize("precision", ["int8", "int16x8"])
+def test_what_we_cannot_calibrate_stays_the_converters(padded, precision, monkeypatch):
+    def refuse(*_):
+        raise tfc.ModelTypeError("not this one")
+
+    monkeypatch.setattr(convert, "_calibrated", refuse)
+    model, tokens, _ = padded
+    tflite = tfc.convert(model, precision, representative_data=tokens)
+    assert tflite.predict(tokens).shape == (64, 3)
+    said = "Other ranges cannot be had: not this one"
+    assert any(said in note for note in tflite.report.notes) == (precision == "int8")
 
 
 def test_a_classifier_with_large_scores_is_left_to_the_converter():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfcompress.conversion.calibration import gather
 from tfcompress.conversion.precisions import TRAINED, get_precision
-from tfcompress.errors import ConfigError, DataError, ModelTypeError
+from tfcompress.errors import CompressError, ConfigError, DataError, ModelTypeError
 from tfcompress.files import check_writable
 from tfcompress.report import CompressionReport
 from tfcompress.runtime.model import TFLiteModel
@@ -114,12 +115,15 @@ def convert(
             f"Precision {precision!r} needs `representative_data`: 100 to 500 typical inputs, "
             "prepared as for training. Received: None"
         )
-    original, scheme = model, settings.scheme
-    if precision == "int16x8" and not trained and any("int" in s.dtype for s in interface.specs):
-        scheme = precision  # the converter cannot calibrate a graph that reads token ids
-    made_by_us = bool(scheme)
-    if scheme:
-        model = _calibrated(model, scheme, representative_data, calibration_samples)
+    original, made_by_us = model, bool(settings.scheme)
+    if settings.scheme:
+        model = _calibrated(model, settings.scheme, representative_data, calibration_samples)
+    elif precision == "int16x8" and not trained and any("int" in s.dtype for s in interface.specs):
+        # The converter cannot calibrate a graph that reads token ids.
+        with suppress(CompressError):  # then it stays the converter's, which reports what it does
+            model = _calibrated(model, precision, representative_data, calibration_samples)
+            made_by_us = True
+    if made_by_us:
         trained, settings = True, get_precision(precision, io, trained=True)
     examples = None
     if representative_data is not None:
@@ -172,15 +176,24 @@ def convert(
     result, dense = converted()
     if precision == "int8" and not trained and (step := checks.softmax_step(result)) > COARSE:
         # Masks of large negative numbers lie on the grid of the scores that they are added to.
-        model = _calibrated(model, "int8", representative_data, calibration_samples)
-        trained, made_by_us, settings = True, True, get_precision(precision, io, trained=True)
-        result, dense = converted()
-        result.report.notes.append(
+        why = (
             f"The converter's own int8 gives a softmax its scores in steps of {step:.3g}, where a "
-            "tenth is needed, as masks of large negative numbers lie on their grid. The ranges are "
-            "those of tfc.quantize_aware instead, with which a masked softmax stays float. For "
-            "Transformers, precision 'int8-matmul' is faster than this one."
+            "tenth is needed, as masks of large negative numbers lie on their grid"
         )
+        before = model, settings
+        try:
+            model = _calibrated(model, "int8", representative_data, calibration_samples)
+            settings, trained = get_precision(precision, io, trained=True), True
+            result, dense = converted()
+        except CompressError as error:  # a model that only the converter takes
+            (model, settings), trained = before, False
+            result.report.notes.append(f"{why}. Other ranges cannot be had: {error}")
+        else:
+            made_by_us = True
+            result.report.notes.append(
+                f"{why}. The ranges are those of tfc.quantize_aware instead, with which a masked "
+                "softmax stays float. For Transformers, precision 'int8-matmul' is faster."
+            )
     report = result.report
     if sparse:
         storage.report_sizes(result, dense)

@@ -102,23 +102,12 @@ class _Graph:
             self.graph.operators = [o for o in self.graph.operators if o not in (op, floor)]
         for op in self.graph.operators:
             if self._kind(op) == self.kinds.QUANTIZE and int(op.inputs[0]) in direct:
-                op.opcodeIndex = self._code(self.kinds.QUANTIZE, 2)
+                op.opcodeIndex = operator_code(self.model, self.kinds.QUANTIZE, 2)
         drop_tensors(self.model, self.index, replaced)
         self._drop_unread()
 
     def _kind(self, op: Any) -> int:
         return -1 if op is None else self.model.operatorCodes[op.opcodeIndex].builtinCode
-
-    def _code(self, kind: int, version: int) -> int:
-        codes = self.model.operatorCodes
-        for index, code in enumerate(codes):
-            if code.builtinCode == kind and code.version >= version:
-                return index
-        fresh = type(codes[0])()
-        fresh.builtinCode = fresh.deprecatedBuiltinCode = kind
-        fresh.version = version
-        codes.append(fresh)
-        return len(codes) - 1
 
     def _drop_unread(self) -> None:
         """Drops DEQUANTIZE operators that nothing reads any more."""
@@ -131,6 +120,19 @@ class _Graph:
         ]
         self.graph.operators = [op for op in self.graph.operators if op not in dead]
         drop_tensors(self.model, self.index, {int(op.outputs[0]): int(op.inputs[0]) for op in dead})
+
+
+def operator_code(model: Any, kind: int, version: int) -> int:
+    """The place of an operator's code of at least that version, added where there is none."""
+    codes = model.operatorCodes
+    for index, code in enumerate(codes):
+        if code.builtinCode == kind and code.version >= version:
+            return index
+    fresh = format_code().OperatorCodeT()
+    fresh.builtinCode, fresh.deprecatedBuiltinCode = kind, min(kind, 127)  # the old field's end
+    fresh.version = version
+    codes.append(fresh)
+    return len(codes) - 1
 
 
 def drop_tensors(model: Any, index: int, replaced: dict[int, int]) -> None:

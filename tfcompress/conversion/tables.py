@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.conversion.rewriting import drop_tensors
+from tfcompress.conversion.rewriting import drop_tensors, operator_code
 from tfcompress.runtime.packing import format_code, opened, packed
 
 _SMALLEST = 1024  # values; less is not worth three operators
@@ -110,6 +110,7 @@ class _Editor:
             or len(table.shape) != 2
             or np.prod(table.shape) < _SMALLEST
             or table.shape[1] < _NARROWEST
+            or not np.isfinite(np.frombuffer(bytes(data), "<f4")).all()
         ):
             return None
         return table
@@ -143,7 +144,7 @@ class _Editor:
 
     def _operator(self, like: Any, kind: int, version: int, inputs: Any, outputs: Any) -> Any:
         made = self.schema.OperatorT()
-        made.opcodeIndex = self._code(kind, version)
+        made.opcodeIndex = operator_code(self.model, kind, version)
         made.inputs, made.outputs = inputs, outputs
         if like is not None:
             made.builtinOptions, made.builtinOptionsType = (
@@ -151,18 +152,6 @@ class _Editor:
                 like.builtinOptionsType,
             )
         return made
-
-    def _code(self, kind: int, version: int) -> int:
-        codes = self.model.operatorCodes
-        for index, code in enumerate(codes):
-            if code.builtinCode == kind and code.version >= version:
-                return index
-        made = self.schema.OperatorCodeT()
-        made.builtinCode = kind
-        made.deprecatedBuiltinCode = min(kind, 127)
-        made.version = version
-        codes.append(made)
-        return len(codes) - 1
 
 
 def quantized_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
