@@ -1,71 +1,139 @@
 """Clustering: accuracy and zipped size, alone and with pruning and quantization, beside tfmot.
 
-    TFCOMPRESS_DATA=... python examples/benchmarks/clustering.py --quick --seeds 1 --resume DIR
+    TFCOMPRESS_DATA=... python examples/benchmarks/clustering.py [--quick] [--resume DIR] \
+        [--network NAME] [--only ROWS] [--seeds N]
 
-Fashion-MNIST, a depthwise-separable network. It is trained in float, then every row trains on from
-there: as it is (the control), clustered, or pruned by half, clustered and quantized one after the
-other, each stage for as long. All steps have the same data, optimizer (Adam), learning rates and
-batches; tfmot clusters the same layers (all but the depthwise ones). Every test image goes through
-the file on XNNPACK. "Points" are paired with the float model; "values": the most that any channel
-of a clustered kernel holds in the file; "zeros": of these kernels; "packed": `tfc.pack` of the file
-slimmed by `tfc.slim`. With `--resume DIR` every row is kept there as it is done, with its file, and
-the same command goes on where it was.
+Fashion-MNIST. A network (depthwise-separable with 40,000 parameters, or the convolutional one of
+Keras's MNIST example with 1.2 million) is trained in float, then every row trains on from there, as
+long in all: as it is (the control), clustered, or pruned, clustered and quantized one after the
+other; "shrunk": `tfc.shrink` took half of the multiply-adds first. All rows have the same data,
+optimizer (Adam), learning rates and batches. tfmot prunes and clusters the same layers as we (the
+depthwise ones are not clustered, and by tfmot not pruned); "tfcompress" prunes by one threshold for
+the whole network, has one codebook for a kernel or, "per channel", one for each output channel;
+"distilled": half of the label is what the float network says. Every test image goes through the
+file on XNNPACK. "Points" are paired with the float model; "values": the most that any channel of a
+clustered kernel holds in the file; "zeros": of these kernels; "slim": after `tfc.slim`, also for
+tfmot's; "packed": `tfc.pack` of the slim file; "smaller": than the float file as it is. With
+`--resume DIR` every row is kept there as it is done, with its file, and the same command goes on
+where it was.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tfmot_peer as tfmot
-from common import benchmark_parser, fashion_mnist, finish, keep, kept_at, markdown, zipped
+from common import (
+    benchmark_parser,
+    fashion_mnist,
+    finish,
+    keep,
+    keep_model,
+    kept_at,
+    markdown,
+    selected,
+    zipped,
+)
 
 import tfcompress as tfc
 
 BATCH = 128
-RATE = 1e-3
-FINE_RATE = 3e-4
+RATE = 6e-3  # of pruning, and of the control
+FINE_RATE = 5e-4
 SPARSITIES = (0.5, 0.8, 0.9)
+SHRUNK_SPARSITIES = (0.6, 0.75)
 FREQUENCY = 10
-CLUSTERS = (16, 32)
+CLUSTERS = 16
 CLUSTERED = ("Conv2D", "Dense")
 FLOAT, CONTROL = "float", "float, trained on"
+
+
+def example_network() -> keras.Model:
+    """The convolutional network of Keras's example "Simple MNIST convnet" of 1.2 M parameters."""
+    layers = keras.layers
+    x = inputs = keras.Input((28, 28, 1))
+    x = layers.ReLU()(layers.Conv2D(32, 3)(x))
+    x = layers.ReLU()(layers.Conv2D(64, 3)(x))
+    x = layers.Flatten()(layers.MaxPooling2D()(x))
+    x = layers.ReLU()(layers.Dense(128)(x))
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and its training.
+
+    Attributes:
+        make: builds it.
+        training: (epochs, learning rate) in float, in turns.
+        pruned, clustered, quantized: epochs of the three stages.
+        rate: the learning rate that pruning begins with.
+    """
+
+    make: Callable[[], keras.Model]
+    training: tuple[tuple[int, float], ...]
+    pruned: int
+    clustered: int
+    quantized: int
+    rate: float
+
+
+NETWORKS = {
+    "depthwise-separable, 40k": Network(
+        lambda: tfc.models.mobilenet_small((28, 28, 1), 10), ((4, 2e-3), (2, 3e-4)), 6, 2, 2, 6e-3
+    ),
+    "Keras's example, 1.2M": Network(example_network, ((3, 1e-3),), 3, 1, 1, 1e-3),
+}
 
 # What makes a row: a run -> the model in Keras and its file.
 Made = Callable[["Run"], tuple[Any, bytes]]
 
 
 class Run:
-    """One seed: the data, and the float model that all begin from."""
+    """One network with one seed: the data, and the float model that all rows begin from."""
 
-    def __init__(self, seed: int, quick: bool, folder: Path) -> None:
+    def __init__(self, name: str, seed: int, quick: bool, folder: Path) -> None:
         x, y, self.x_test, self.y_test = fashion_mnist()
         count = 6_400 if quick else 60_000
         self.x, self.y = x[:count], y[:count]
         self.samples = self.x[np.linspace(0, count - 1, 300).round().astype(int)]
-        self.seed, self.epochs = seed, 1 if quick else 2
-        self.steps = self.epochs * math.ceil(count / BATCH)
-        # tfmot prunes at whole multiples of its frequency only: the last one is the end.
-        self.pruned_at = self.steps // 2 // FREQUENCY * FREQUENCY
-        self.folder = folder
-        kept = folder / f"seed{seed}.keras"
+        self.name, self.seed, self.folder = name, seed, folder
+        own = NETWORKS[name]
+        if quick:
+            own = replace(own, training=((1, 2e-3),), pruned=2, clustered=1, quantized=1)
+        self.network = own
+        self.epochs = own.pruned + own.clustered + own.quantized
+        kept = self.file("float", ".keras")
         if kept.exists():
             self.source = keras.models.load_model(kept, compile=False)
             return
         keras.utils.set_random_seed(seed)
-        self.source = tfc.models.mobilenet_small((28, 28, 1), 10)
-        for rate, epochs in ((2e-3, 1),) if quick else ((2e-3, 4), (3e-4, 2)):
+        self.source = own.make()
+        for epochs, rate in own.training:
             self._fit(self.source, rate, epochs)
-        self.source.save(kept.with_suffix(".part.keras"))
-        os.replace(kept.with_suffix(".part.keras"), kept)
+        keep_model(self.source, kept)
+
+    def file(self, kind: str, suffix: str) -> Path:
+        """Where something of this network and seed is kept."""
+        return kept_at(self.folder, f"{self.name} {self.seed} {kind}", suffix)
+
+    def steps(self, epochs: int) -> int:
+        """Of training."""
+        return epochs * math.ceil(len(self.x) / BATCH)
+
+    def pruned_at(self, epochs: int) -> int:
+        """The step at which all zeros are there: half of the way."""
+        # tfmot prunes at whole multiples of its frequency only.
+        return self.steps(epochs) // 2 // FREQUENCY * FREQUENCY
 
     def copy(self) -> keras.Model:
         """The float model anew."""
@@ -77,23 +145,33 @@ class Run:
         keras.utils.set_random_seed(self.seed)
         return tfmot.twin(self.source, self.x_test[:100])
 
-    def fit(self, model: Any, rate: float = RATE, callbacks: Any = ()) -> Any:
+    def said(self) -> tfc.CachedTeacher:
+        """What the float model says of the training images."""
+        path = self.file("said", ".npy")
+        if not path.exists():
+            tfc.cache_teacher(self.source, self.x, path)
+        return tfc.CachedTeacher(path)
+
+    def fit(self, model: Any, epochs: int, rate: float, callbacks: Any = ()) -> Any:
         """Trains a stage, whose learning rate falls to 0."""
         if isinstance(model, keras.Model):
-            schedule = keras.optimizers.schedules.CosineDecay(rate, self.steps)
-            self._fit(model, schedule, self.epochs, callbacks)
+            schedule = keras.optimizers.schedules.CosineDecay(rate, self.steps(epochs))
+            self._fit(model, schedule, epochs, callbacks)
         else:
-            tfmot.compile_adam(model, tfmot.cosine(rate, self.steps))
-            model.fit(self.x, self.y, BATCH, self.epochs, verbose=0, callbacks=list(callbacks))
+            tfmot.compile_adam(model, tfmot.cosine(rate, self.steps(epochs)))
+            model.fit(self.x, self.y, BATCH, epochs, verbose=0, callbacks=list(callbacks))
         return model
 
     def _fit(self, model: Any, rate: Any, epochs: int, callbacks: Any = ()) -> None:
-        model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+        # Without XLA: on these processors it takes twice the time.
+        model.compile(
+            keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", jit_compile=False
+        )
         model.fit(self.x, self.y, BATCH, epochs, verbose=0, callbacks=list(callbacks))
 
     def row(self, method: str, by: str, make: Made) -> dict[str, Any]:
         """What came of it; made only where it is not kept from before."""
-        kept = kept_at(self.folder, f"{self.seed} {method} {by}", ".json")
+        kept = self.file(f"{method} {by}", ".json")
         if kept.exists():
             return json.loads(kept.read_text())
         begun = time.process_time()
@@ -108,7 +186,9 @@ class Run:
         tflite = tfc.TFLiteModel(content)
         answers = np.asarray(model.predict(self.x_test, batch_size=250, verbose=0)).argmax(-1)
         in_file = tflite.predict(self.x_test).argmax(-1)
+        slim = tfc.slim(content).content
         return {
+            "network": self.name,
             "method": method,
             "by": by,
             "seed": self.seed,
@@ -117,7 +197,8 @@ class Run:
             "same": float((answers == in_file).mean()),
             "bytes": len(content),
             "zip": zipped(content),
-            "packed": len(tfc.pack(tfc.slim(content).content)),
+            "slim_zip": zipped(slim),
+            "packed": len(tfc.pack(slim)),
             **kernels(tflite),
         }
 
@@ -142,23 +223,27 @@ def float_file(model: Any) -> bytes:
     return tf.lite.TFLiteConverter.from_keras_model(model).convert()
 
 
-def methods() -> dict[tuple[str, str], Made]:
-    """All rows: what is done, and by whom."""
+def methods(quick: bool) -> dict[tuple[str, str], Made]:
+    """All rows, or few: what is done, and by whom."""
     rows: dict[tuple[str, str], Made] = {
         (FLOAT, ""): lambda run: converted(run.source),
-        (CONTROL, ""): lambda run: converted(run.fit(run.copy())),
+        (CONTROL, ""): lambda run: converted(run.fit(run.copy(), run.epochs, run.network.rate)),
     }
-    for count in CLUSTERS:
-        method = f"{count} clusters"
-        rows[method, "tfcompress"] = clustered(count, False)
-        rows[method, "tfcompress, per channel"] = clustered(count, True)
-        rows[method, "tfmot"] = clustered_tfmot(count)
-    for sparsity in SPARSITIES:
-        method = f"pruned {sparsity:.0%}, {CLUSTERS[0]} clusters, int8"
+    method = f"{CLUSTERS} clusters"
+    rows[method, "tfcompress"] = clustered(False)
+    rows[method, "tfcompress, per channel"] = clustered(True)
+    rows[method, "tfmot"] = clustered_tfmot
+    for sparsity in SPARSITIES[1:2] if quick else SPARSITIES:
+        method = f"pruned {sparsity:.0%}, {CLUSTERS} clusters, int8"
         rows[method, "tfcompress"] = all_three(sparsity)
-        rows[method, "tfcompress, per channel"] = all_three(sparsity, per_channel=True)
         rows[method, "tfcompress, distilled"] = all_three(sparsity, distilled=True)
+        rows[method, "tfcompress, per channel, distilled"] = all_three(
+            sparsity, per_channel=True, distilled=True
+        )
         rows[method, "tfmot"] = all_three_tfmot(sparsity)
+    for sparsity in SHRUNK_SPARSITIES[:1] if quick else SHRUNK_SPARSITIES:
+        method = f"shrunk, pruned {sparsity:.0%}, {CLUSTERS} clusters, int8"
+        rows[method, "tfcompress, distilled"] = all_three(sparsity, shrunk=0.5, distilled=True)
     return rows
 
 
@@ -166,86 +251,97 @@ def converted(model: keras.Model, precision: str = "fp32") -> tuple[Any, bytes]:
     return model, tfc.convert(model, precision).content
 
 
-def with_file(make: Callable[[Run], Any], file_of: Callable[[Any], bytes]) -> Made:
+def clustered(per_channel: bool) -> Made:
     def made(run: Run) -> tuple[Any, bytes]:
-        model = make(run)
-        return model, file_of(model)
+        model = tfc.cluster(run.copy(), CLUSTERS, per_channel=per_channel)
+        return converted(tfc.strip(run.fit(model, run.epochs, FINE_RATE)))
 
     return made
 
 
-def clustered(count: int, per_channel: bool) -> Made:
-    return lambda run: converted(
-        tfc.strip(run.fit(tfc.cluster(run.copy(), count, per_channel=per_channel)))
-    )
+def clustered_tfmot(run: Run) -> tuple[Any, bytes]:
+    model = tfmot.cluster(run.peer(), CLUSTERS, CLUSTERED)
+    model = tfmot.strip_clustering(run.fit(model, run.epochs, FINE_RATE))
+    return model, float_file(model)
 
 
-def clustered_tfmot(count: int) -> Made:
-    return with_file(
-        lambda run: tfmot.strip_clustering(run.fit(tfmot.cluster(run.peer(), count, CLUSTERED))),
-        float_file,
-    )
+def all_three(
+    sparsity: float, *, per_channel: bool = False, distilled: bool = False, shrunk: float = 0.0
+) -> Made:
+    """Pruned, clustered, quantized; the float model may teach each stage.
 
-
-def all_three(sparsity: float, *, per_channel: bool = False, distilled: bool = False) -> Made:
-    """Pruned, clustered, quantized; `distilled`: by what the float model says, in each stage."""
-
-    def fit(run: Run, model: keras.Model, rate: float, callbacks: Any = ()) -> keras.Model:
-        run.fit(tfc.distill(model, run.source) if distilled else model, rate, callbacks)
-        return model
+    Where a share of the multiply-adds is taken away first, it has half of pruning's epochs.
+    """
 
     def made(run: Run) -> tuple[Any, bytes]:
-        schedule = tfc.PolynomialDecay(0.0, sparsity, 0, run.pruned_at, frequency=FREQUENCY)
-        model = fit(run, run.copy(), RATE, [tfc.PruningCallback(schedule)])
-        model = tfc.cluster(model, CLUSTERS[0], per_channel=per_channel)
+        network, model = run.network, run.copy()
+
+        def fit(model: Any, epochs: int, rate: float, callbacks: Any = ()) -> keras.Model:
+            learner = tfc.distill(model, run.said()) if distilled else model
+            run.fit(learner, epochs, rate, callbacks)
+            return model
+
+        pruned = network.pruned
+        if shrunk:
+            model = tfc.shrink(
+                model, shrunk, importance="taylor", data=(run.x[:2_000], run.y[:2_000]),
+                round_to=4, loss="sparse_categorical_crossentropy",
+            )  # fmt: skip
+            pruned = pruned // 2
+            model = fit(model, network.pruned - pruned, network.rate)
+        schedule = tfc.PolynomialDecay(0.0, sparsity, 0, run.pruned_at(pruned), frequency=FREQUENCY)
+        pruning = tfc.PruningCallback(schedule, pooling="global")
+        model = fit(model, pruned, network.rate, [pruning])
+        model = tfc.cluster(model, CLUSTERS, per_channel=per_channel)
         qmodel = tfc.quantize_aware(
-            fit(run, model, FINE_RATE),
+            fit(model, network.clustered, FINE_RATE),
             calibration_data=run.samples,
             preserve=("sparsity", "clusters"),
         )
-        return converted(fit(run, qmodel, FINE_RATE, [tfc.QuantizationCallback()]), "int8")
+        fit(qmodel, network.quantized, FINE_RATE, [tfc.QuantizationCallback()])
+        return converted(qmodel, "int8")
 
     return made
 
 
 def all_three_tfmot(sparsity: float) -> Made:
     def made(run: Run) -> Any:
-        schedule = tfmot.polynomial(0.0, sparsity, run.pruned_at, FREQUENCY)
-        pruned = tfmot.wrap_layers(run.peer(), schedule, CLUSTERED)
-        model = tfmot.strip(run.fit(pruned, RATE, [tfmot.callback()]))
-        model = run.fit(tfmot.cluster(model, CLUSTERS[0], CLUSTERED, zeros=True), FINE_RATE)
-        return run.fit(tfmot.preserve_quantize_aware(tfmot.strip_clustering(model)), FINE_RATE)
+        network = run.network
+        schedule = tfmot.polynomial(0.0, sparsity, run.pruned_at(network.pruned), FREQUENCY)
+        model = tfmot.wrap_layers(run.peer(), schedule, CLUSTERED)
+        model = tfmot.strip(run.fit(model, network.pruned, network.rate, [tfmot.callback()]))
+        model = tfmot.cluster(model, CLUSTERS, CLUSTERED, zeros=True)
+        model = tfmot.strip_clustering(run.fit(model, network.clustered, FINE_RATE))
+        model = run.fit(tfmot.preserve_quantize_aware(model), network.quantized, FINE_RATE)
+        return model, tfmot.int8_file(model)
 
-    return with_file(made, tfmot.int8_file)
+    return made
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    heads = ["model", "by", "accuracy in Keras", "of its file", "points from float", "same answer",
-             "values", "zeros", "bytes", "zip", "packed", "smaller zipped",
-             "smaller packed"]  # fmt: skip
-    start = {row["seed"]: row["accuracy"] for row in rows if row["method"] == FLOAT}
-    whole = next(row["bytes"] for row in rows if row["method"] == FLOAT)
+    heads = ["network", "model", "by", "accuracy in Keras", "of its file", "points from float",
+             "same answer", "values", "zeros", "bytes", "zip", "slim, zip", "packed",
+             "smaller zipped", "smaller slim, zipped", "smaller packed"]  # fmt: skip
     cells = []
-    for method, by in dict.fromkeys((row["method"], row["by"]) for row in rows):
-        found = [row for row in rows if (row["method"], row["by"]) == (method, by)]
+    for network, method, by in dict.fromkeys((r["network"], r["method"], r["by"]) for r in rows):
+        own = [row for row in rows if row["network"] == network]
+        start = {row["seed"]: row["accuracy"] for row in own if row["method"] == FLOAT}
+        whole = next(row["bytes"] for row in own if row["method"] == FLOAT)
+        found = [row for row in own if (row["method"], row["by"]) == (method, by)]
         points = [100 * (row["file_accuracy"] - start[row["seed"]]) for row in found]
         cells.append(
             [
-                method,
-                by,
+                network, method, by,
                 f"{np.mean([row['accuracy'] for row in found]):.2%}",
                 f"{np.mean([row['file_accuracy'] for row in found]):.2%}",
                 f"{np.mean(points):+.2f} ({min(points):+.2f} to {max(points):+.2f})",
                 f"{np.mean([row['same'] for row in found]):.2%}",
                 max(row["values"] for row in found),
                 f"{np.mean([row['zeros'] for row in found]):.1%}",
-                f"{found[0]['bytes']:,}",
-                f"{found[0]['zip']:,}",
-                f"{found[0]['packed']:,}",
-                f"{whole / found[0]['zip']:.1f}x",
-                f"{whole / found[0]['packed']:.1f}x",
+                *(f"{found[0][key]:,}" for key in ("bytes", "zip", "slim_zip", "packed")),
+                *(f"{whole / found[0][key]:.1f}x" for key in ("zip", "slim_zip", "packed")),
             ]
-        )
+        )  # fmt: skip
     return markdown(heads, cells)
 
 
@@ -253,20 +349,23 @@ def main() -> None:
     parser = benchmark_parser(__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, help="how many (3; quick: 1)")
     parser.add_argument("--resume", metavar="DIR", help="keep finished rows here, and go on")
+    parser.add_argument("--network", default="", help="only networks whose name holds this")
     parser.add_argument("--only", default="", help="the float model, and rows that hold this")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(arguments.resume or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for seed in range(arguments.seeds or (1 if arguments.quick else 3)):
-            run = Run(seed, arguments.quick, folder)
-            for (method, by), make in methods().items():
-                if method != FLOAT and arguments.only not in f"{method}, {by}":
-                    continue
-                rows.append(run.row(method, by, make))
-                print(json.dumps(rows[-1]), flush=True)
-            print(table(rows), flush=True)
+        names = selected(NETWORKS, arguments.network)
+        for name in names[:1] if arguments.quick else names:
+            for seed in range(arguments.seeds or (1 if arguments.quick else 3)):
+                run = Run(name, seed, arguments.quick, folder)
+                for (method, by), make in methods(arguments.quick).items():
+                    if method != FLOAT and arguments.only not in f"{method}, {by}":
+                        continue
+                    rows.append(run.row(method, by, make))
+                    print(json.dumps(rows[-1]), flush=True)
+                print(table(rows), flush=True)
     finish({"rows": rows}, arguments.out)
 
 

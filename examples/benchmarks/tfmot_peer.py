@@ -44,6 +44,8 @@ def _copy(layer: keras.Layer, layers: Any) -> Any:
         "BatchNormalization": ("momentum", "epsilon"),
         "ReLU": ("max_value",),
         "GlobalAveragePooling2D": (),
+        "MaxPooling2D": ("pool_size",),
+        "Flatten": (),
         "Dense": ("units", "activation"),
     }
     name = type(layer).__name__
@@ -141,7 +143,11 @@ def wrap_layers(model: Any, schedule: Any, classes: tuple[str, ...] | None) -> A
 
 
 def cluster(model: Any, number: int, classes: tuple[str, ...], zeros: bool = False) -> Any:
-    """The model with layers of these classes clustered, as tfmot's guides do it."""
+    """The model with layers of these classes clustered, as tfmot's guides do it.
+
+    Where zeros are kept, a layer with no more weights of a sign than clusters stays: tfmot may ask
+    for more starting points than there are, which ends in an error.
+    """
     import tf_keras
     from tensorflow_model_optimization.clustering import keras as clustering
     from tensorflow_model_optimization.python.core.clustering.keras.experimental import (
@@ -155,12 +161,16 @@ def cluster(model: Any, number: int, classes: tuple[str, ...], zeros: bool = Fal
     wrap_weights = clustering.cluster_weights
     if zeros:
         wrap_weights, options["preserve_sparsity"] = experimental.cluster_weights, True
-    return tf_keras.models.clone_model(
-        model,
-        clone_function=lambda layer: (
-            wrap_weights(layer, **options) if type(layer).__name__ in classes else layer
-        ),
-    )
+
+    def wrapped(layer: Any) -> Any:
+        if type(layer).__name__ not in classes:
+            return layer
+        kernel = layer.kernel.numpy()
+        if zeros and min((kernel > 0).sum(), (kernel < 0).sum()) <= number:
+            return layer
+        return wrap_weights(layer, **options)
+
+    return tf_keras.models.clone_model(model, clone_function=wrapped)
 
 
 def strip_clustering(model: Any) -> Any:
