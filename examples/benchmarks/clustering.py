@@ -243,6 +243,7 @@ def methods(quick: bool) -> dict[tuple[str, str], Made]:
         rows[method, "tfmot"] = all_three_tfmot(sparsity)
     for sparsity in SHRUNK_SPARSITIES[:1] if quick else SHRUNK_SPARSITIES:
         method = f"shrunk, pruned {sparsity:.0%}, {CLUSTERS} clusters, int8"
+        rows[method, "tfcompress"] = all_three(sparsity, shrunk=0.5)
         rows[method, "tfcompress, distilled"] = all_three(sparsity, shrunk=0.5, distilled=True)
     return rows
 

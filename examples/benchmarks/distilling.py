@@ -66,7 +66,7 @@ VARIANTS: dict[str, Any] = {
     "logits + attention": {"logits": 1.0, "attention": 1.0},
     "logits + relational": {"logits": 1.0, "relational": 5.0},
 }
-QUANTIZED = (ALONE, "logits")
+QUANTIZED = (ALONE, "logits", "logits + hints")
 
 
 def augmented(x: np.ndarray, y: np.ndarray, seed: int, copies: int) -> tuple[Any, Any]:

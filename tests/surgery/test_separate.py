@@ -26,6 +26,7 @@ from tfcompress.surgery.budget import cheapest_errors
 from tfcompress.surgery.separate import closest_separable
 
 layers = keras.layers
+DepthwiseConv2D = keras.layers.DepthwiseConv2D
 
 
 def make_separable(layer, terms=1, seed=0):
@@ -58,7 +59,7 @@ def test_a_separable_kernel_is_found_exactly(name, terms):
     make_separable(model.layers[1], terms)
     separated = tfc.separate(model, terms=terms)
     assert_same_outputs(model, separated)
-    assert any(name.startswith("SeparableConv") for name in classes(separated))
+    assert any(name.startswith(("SeparableConv", "DepthwiseConv")) for name in classes(separated))
     assert ("Concatenate" in classes(separated)) == (terms > 1)
     (entry,) = separated.compression_report.changed
     assert entry.details["error"] < 1e-6
@@ -106,27 +107,57 @@ def test_more_terms_are_closer():
     assert len(set(errors)) == 7
 
 
-def test_settings_are_kept(tmp_path):
+@pytest.mark.parametrize("terms", [1, 2])
+def test_settings_are_kept(terms):
     convolution = layers.Conv2D(
         16, 3, strides=2, padding="same", activation="relu", name="conv", trainable=False,
         kernel_regularizer=keras.regularizers.L2(0.01), bias_regularizer=keras.regularizers.L1(0.1),
         kernel_constraint=keras.constraints.MaxNorm(2),
     )  # fmt: skip
     model = scramble(chain((8, 8, 4), convolution, layers.Flatten(), layers.Dense(2)))
-    separated = tfc.separate(model)
+    separated = tfc.separate(model, terms=terms)
     new = separated.get_layer("conv")
-    assert type(new) is layers.SeparableConv2D
-    assert (new.strides, new.padding, new.trainable) == ((2, 2), "same", False)
-    assert float(new.pointwise_regularizer.l2) == pytest.approx(0.01)
-    assert float(new.depthwise_regularizer.l2) == pytest.approx(0.01)
+    if terms == 1:
+        assert type(new) is layers.SeparableConv2D
+        depthwise, pointwise = [new], new.pointwise_regularizer
+    else:
+        assert type(new) is layers.Conv2D and new.kernel.shape == (1, 1, 8, 16)
+        depthwise = [layer for layer in separated.layers if isinstance(layer, DepthwiseConv2D)]
+        assert len(depthwise) == 2 and not any(layer.use_bias for layer in depthwise)
+        pointwise = new.kernel_regularizer
+        assert new.strides == (1, 1) and new.kernel_constraint is None
+    for layer in depthwise:
+        assert (layer.strides, layer.padding, layer.trainable) == ((2, 2), "same", False)
+        assert float(layer.depthwise_regularizer.l2) == pytest.approx(0.01)
+        assert layer.activation is keras.activations.relu or layer is not new
+    assert float(pointwise.l2) == pytest.approx(0.01) and not new.trainable
     assert float(new.bias_regularizer.l1) == pytest.approx(0.1)
     assert new.activation is keras.activations.relu
     assert "constraint" in entries(separated)["conv"][1]
 
 
-def test_trains_saves_converts(tmp_path):
-    model = scramble(chain((8, 8, 4), layers.Conv2D(16, 3), layers.Flatten(), layers.Dense(2)))
+@pytest.mark.parametrize("strides", [1, 2])
+def test_trains_saves_converts(tmp_path, strides):
+    convolution = layers.Conv2D(16, 3, strides=strides)
+    model = scramble(chain((8, 8, 4), convolution, layers.Flatten(), layers.Dense(2)))
     assert_trains_saves_converts(tfc.separate(model, terms=2), tmp_path)
+
+
+def test_strided_terms_are_fitted_and_trained_in_integers():
+    """Terms that go side by side behind the strides; one grid for all in int8."""
+    convolutions = layers.Conv2D(16, 3, strides=2), layers.ReLU(), layers.Conv1D(24, 5, strides=3)
+    flat = layers.Reshape((9, 16))
+    model = chain((8, 8, 4), *convolutions[:2], flat, convolutions[2], layers.Dense(2))
+    model = scramble(model)
+    x = examples(model, 64)
+    plain, fitted = (tfc.separate(model, terms=2, data=data) for data in (None, x))
+    wanted = outputs(model, x)[0]
+    far = [np.linalg.norm(outputs(made, x)[0] - wanted) for made in (plain, fitted)]
+    assert far[1] < 0.9 * far[0]
+    assert sum(isinstance(layer, DepthwiseConv2D) for layer in fitted.layers) == 2
+    assert sum(isinstance(layer, layers.DepthwiseConv1D) for layer in fitted.layers) == 2
+    qmodel = tfc.quantize_aware(fitted, calibration_data=x)
+    tfc.convert(qmodel, "int8", verify=x)
 
 
 def test_nested_shared_several_inputs_and_sequential():
@@ -169,15 +200,19 @@ class Mine(layers.Conv2D):
     pass
 
 
-def test_runtimes_get_no_depth_multiplier(tmp_path):
-    model = scramble(chain((8, 8, 4), layers.Conv2D(16, 3), layers.Flatten(), layers.Dense(2)))
+@pytest.mark.parametrize("strides", [1, 2])
+def test_runtimes_get_no_depth_multiplier(tmp_path, strides):
+    convolution = layers.Conv2D(16, 3, strides=strides)
+    model = scramble(chain((8, 8, 4), convolution, layers.Flatten(), layers.Dense(2)))
     separated = tfc.separate(model, terms=3)
     tflite = tfc.convert(separated)
     tflite.save(tmp_path / "m.tflite")
     found = {o.name: o for o in tfc.inspect(tmp_path / "m.tflite").operators}
     assert "DEPTHWISE_CONV_2D" in found and all(o.placed for o in found.values())
-    (depthwise,) = [layer for layer in separated.layers if hasattr(layer, "depthwise_kernel")]
-    assert depthwise.depthwise_kernel.shape == (3, 3, 12, 1)
+    kernels = [getattr(layer, "depthwise_kernel", None) for layer in separated.layers]
+    kernels += [layer.kernel for layer in separated.layers if isinstance(layer, DepthwiseConv2D)]
+    shapes = [tuple(kernel.shape) for kernel in kernels if kernel is not None]
+    assert shapes == ([(3, 3, 12, 1)] if strides == 1 else 3 * [(3, 3, 4, 1)])
 
 
 def test_a_share_chooses_the_terms():

@@ -31,19 +31,29 @@ class Replacement:
         weights: values for all that they hold, in order; none where they keep their own.
         why: what was done, for the report.
         copies: the first layer, one that merges, is called on a list of the input so many times.
+        branches: so many of the first layers are called on the input each, side by side, and the
+            next, one that merges, on the list of what they give.
     """
 
     layers: Sequence[keras.Layer]
     weights: Sequence[np.ndarray] = ()
     why: str = ""
     copies: int = 1
+    branches: int = 1
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether each layer reads what the one before gives, once."""
+        return self.copies == self.branches == 1
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the layers on the one input; other arguments were the old layer's."""
         x = args[0] if args else next(iter(kwargs.values()))
         if self.copies > 1:
             x = [x] * self.copies
-        for layer in self.layers:
+        if self.branches > 1:
+            x = [layer(x) for layer in self.layers[: self.branches]]
+        for layer in self.layers[self.branches if self.branches > 1 else 0 :]:
             x = layer(x)
         return x
 
@@ -177,7 +187,7 @@ class Copier:
         outputs, called = self._run(model, [first])
         placed = [self._made[id(layer)] for layer in model.layers if id(layer) in called]
         copy: Any
-        if any(isinstance(made, Replacement) and made.copies > 1 for made in placed):
+        if any(isinstance(made, Replacement) and not made.is_chain for made in placed):
             self.result.notes.append(
                 f"{model.name!r} is a Functional model now: a Sequential one cannot hand a tensor "
                 "on several times."

@@ -34,7 +34,9 @@ def separate(
     matrix (positions, filters); its first `terms` singular vectors are the depthwise filters and
     their pointwise weights. Of all separable kernels that is the closest one, in squared error. The
     layer becomes a SeparableConv2D or SeparableConv1D, which with several terms reads its input as
-    often, side by side: runtimes have no fast kernel for a depth multiplier. Bias, activation,
+    often, side by side: runtimes have no fast kernel for a depth multiplier. With strides, where
+    the input is larger than what comes out, these are depthwise layers side by side, concatenated
+    in front of the pointwise one. Bias, activation,
     strides, padding, dilation, regularizers, name and dtype stay. With as many terms as there are
     positions it would be exact, and as a rule no cheaper: what would not cost less is left as it
     is.
@@ -259,6 +261,10 @@ def _separated(layer: Any, terms: int, names: set[str]) -> tuple[Any, float]:
     from tfcompress.graph.copying import Replacement
     from tfcompress.surgery.rewriting import fresh_name
 
+    def named(cls: Any, what: str, *args: Any, **kwargs: Any) -> Any:
+        name = fresh_name(f"{layer.name}_{what}", names)
+        return cls(*args, name=name, dtype=layer.dtype_policy, **kwargs)
+
     config = layer.get_config()
     del config["groups"]
     for part in ("initializer", "regularizer", "constraint"):
@@ -269,30 +275,41 @@ def _separated(layer: Any, terms: int, names: set[str]) -> tuple[Any, float]:
     why = f"depthwise and pointwise, {terms} term{'s' if terms > 1 else ''}"
     if layer.kernel_constraint is not None:
         why += "; without the constraint that was on the kernel"
-    new: list[Any] = []
-    if terms > 1:
-        axis = 1 if layer.data_format == "channels_first" else -1
-        name = fresh_name(f"{layer.name}_copies", names)
-        new.append(layers.Concatenate(axis, name=name, dtype=layer.dtype_policy))
-    if layer.padding == "causal":
-        zeros = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
-        new.append(
-            layers.ZeroPadding1D(
-                (zeros, 0),
-                data_format=layer.data_format,
-                name=fresh_name(f"{layer.name}_pad", names),
-                dtype=layer.dtype_policy,
-            )
-        )
-        config["padding"] = "valid"
-    cls = layers.SeparableConv1D if type(layer) is layers.Conv1D else layers.SeparableConv2D
-    new.append(cls.from_config({**config, "depth_multiplier": 1}))
+    in_one_dimension = type(layer) is layers.Conv1D
     kernel, *bias = layer.get_weights()
     depthwise, pointwise, error = closest_separable(kernel, terms)
     *positions, inputs, outputs = kernel.shape
     # Term by term: all channels with the first filter each, then all with the second.
-    depthwise = depthwise.swapaxes(-1, -2).reshape(*positions, terms * inputs, 1)
+    depthwise = depthwise.swapaxes(-1, -2)
     pointwise = pointwise.reshape(inputs, terms, outputs).swapaxes(0, 1)
     pointwise = pointwise.reshape(*(1,) * len(positions), terms * inputs, outputs)
-    weights = [depthwise.astype(kernel.dtype), pointwise.astype(kernel.dtype), *bias]
-    return Replacement(new, weights, why, copies=terms), error
+    rest = [pointwise.astype(kernel.dtype), *bias]
+    axis = 1 if layer.data_format == "channels_first" else -1
+    if terms > 1 and layer.strides[0] > 1 and layer.padding != "causal":
+        # What goes side by side is smaller behind the strides.
+        cls = layers.DepthwiseConv1D if in_one_dimension else layers.DepthwiseConv2D
+        shared = ("kernel_size", "strides", "padding", "data_format", "trainable")
+        own = {key: config[key] for key in shared}
+        own |= {key: config[key] for key in config if key.startswith("depthwise_")}
+        new = [named(cls, f"depthwise_{n}", use_bias=False, **own) for n in range(1, terms + 1)]
+        new.append(named(layers.Concatenate, "terms", axis))
+        own = {
+            key.replace("pointwise", "kernel"): value
+            for key, value in config.items()
+            if not key.startswith("depthwise_")
+        } | {"kernel_size": 1, "strides": 1, "padding": "valid"}
+        new.append(type(layer).from_config(own))
+        each = [depthwise[..., n, :, None].astype(kernel.dtype) for n in range(terms)]
+        return Replacement(new, [*each, *rest], why, branches=terms), error
+    new = []
+    if terms > 1:
+        new.append(named(layers.Concatenate, "copies", axis))
+    if layer.padding == "causal":
+        zeros = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
+        own = {"data_format": layer.data_format}
+        new.append(named(layers.ZeroPadding1D, "pad", (zeros, 0), **own))
+        config["padding"] = "valid"
+    cls = layers.SeparableConv1D if in_one_dimension else layers.SeparableConv2D
+    new.append(cls.from_config({**config, "depth_multiplier": 1}))
+    depthwise = depthwise.reshape(*positions, terms * inputs, 1).astype(kernel.dtype)
+    return Replacement(new, [depthwise, *rest], why, copies=terms), error
