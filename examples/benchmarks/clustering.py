@@ -15,7 +15,7 @@ file on XNNPACK. "Points" are paired with the float model; "values": the most th
 clustered kernel holds in the file; "zeros": of these kernels; "slim": after `tfc.slim`, also for
 tfmot's; "packed": `tfc.pack` of the slim file; "smaller": than the float file as it is. With
 `--resume DIR` every row is kept there as it is done, with its file, and the same command goes on
-where it was.
+where it was. A row takes about five minutes of one core.
 """
 
 from __future__ import annotations
@@ -49,8 +49,6 @@ import tfcompress as tfc
 BATCH = 128
 RATE = 6e-3  # of pruning, and of the control
 FINE_RATE = 5e-4
-SPARSITIES = (0.5, 0.8, 0.9)
-SHRUNK_SPARSITIES = (0.6, 0.75)
 FREQUENCY = 10
 CLUSTERS = 16
 CLUSTERED = ("Conv2D", "Dense")
@@ -77,6 +75,9 @@ class Network:
         training: (epochs, learning rate) in float, in turns.
         pruned, clustered, quantized: epochs of the three stages.
         rate: the learning rate that pruning begins with.
+        alone: whether there are rows for clustering alone.
+        sparsities: the shares of zeros with which it is pruned.
+        shrunk_sparsities: those behind `tfc.shrink`.
     """
 
     make: Callable[[], keras.Model]
@@ -85,14 +86,20 @@ class Network:
     clustered: int
     quantized: int
     rate: float
+    alone: bool
+    sparsities: tuple[float, ...]
+    shrunk_sparsities: tuple[float, ...]
 
 
 NETWORKS = {
     "depthwise-separable, 40k": Network(
-        lambda: tfc.models.mobilenet_small((28, 28, 1), 10), ((4, 2e-3), (2, 3e-4)), 6, 2, 2, 6e-3
+        lambda: tfc.models.mobilenet_small((28, 28, 1), 10), ((4, 2e-3), (2, 3e-4)), 6, 2, 2, 6e-3,
+        True, (0.8, 0.9), (0.6, 0.75, 0.85),
     ),
-    "Keras's example, 1.2M": Network(example_network, ((3, 1e-3),), 3, 1, 1, 1e-3),
-}
+    "Keras's example, 1.2M": Network(
+        example_network, ((3, 1e-3),), 3, 1, 1, 1e-3, False, (0.9,), ()
+    ),
+}  # fmt: skip
 
 # What makes a row: a run -> the model in Keras and its file.
 Made = Callable[["Run"], tuple[Any, bytes]]
@@ -223,17 +230,18 @@ def float_file(model: Any) -> bytes:
     return tf.lite.TFLiteConverter.from_keras_model(model).convert()
 
 
-def methods(quick: bool) -> dict[tuple[str, str], Made]:
-    """All rows, or few: what is done, and by whom."""
+def methods(network: Network, quick: bool) -> dict[tuple[str, str], Made]:
+    """All rows of a network, or few: what is done, and by whom."""
     rows: dict[tuple[str, str], Made] = {
         (FLOAT, ""): lambda run: converted(run.source),
         (CONTROL, ""): lambda run: converted(run.fit(run.copy(), run.epochs, run.network.rate)),
     }
-    method = f"{CLUSTERS} clusters"
-    rows[method, "tfcompress"] = clustered(False)
-    rows[method, "tfcompress, per channel"] = clustered(True)
-    rows[method, "tfmot"] = clustered_tfmot
-    for sparsity in SPARSITIES[1:2] if quick else SPARSITIES:
+    if network.alone:
+        method = f"{CLUSTERS} clusters"
+        rows[method, "tfcompress"] = clustered(False)
+        rows[method, "tfcompress, per channel"] = clustered(True)
+        rows[method, "tfmot"] = clustered_tfmot
+    for sparsity in network.sparsities[: 1 if quick else None]:
         method = f"pruned {sparsity:.0%}, {CLUSTERS} clusters, int8"
         rows[method, "tfcompress"] = all_three(sparsity)
         rows[method, "tfcompress, distilled"] = all_three(sparsity, distilled=True)
@@ -241,7 +249,7 @@ def methods(quick: bool) -> dict[tuple[str, str], Made]:
             sparsity, per_channel=True, distilled=True
         )
         rows[method, "tfmot"] = all_three_tfmot(sparsity)
-    for sparsity in SHRUNK_SPARSITIES[:1] if quick else SHRUNK_SPARSITIES:
+    for sparsity in network.shrunk_sparsities[: 1 if quick else None]:
         method = f"shrunk, pruned {sparsity:.0%}, {CLUSTERS} clusters, int8"
         rows[method, "tfcompress"] = all_three(sparsity, shrunk=0.5)
         rows[method, "tfcompress, distilled"] = all_three(sparsity, shrunk=0.5, distilled=True)
@@ -348,7 +356,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = benchmark_parser(__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, help="how many (3; quick: 1)")
+    parser.add_argument("--seeds", type=int, default=1, help="how many (1)")
     parser.add_argument("--resume", metavar="DIR", help="keep finished rows here, and go on")
     parser.add_argument("--network", default="", help="only networks whose name holds this")
     parser.add_argument("--only", default="", help="the float model, and rows that hold this")
@@ -359,9 +367,9 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         names = selected(NETWORKS, arguments.network)
         for name in names[:1] if arguments.quick else names:
-            for seed in range(arguments.seeds or (1 if arguments.quick else 3)):
+            for seed in range(arguments.seeds):
                 run = Run(name, seed, arguments.quick, folder)
-                for (method, by), make in methods(arguments.quick).items():
+                for (method, by), make in methods(NETWORKS[name], arguments.quick).items():
                     if method != FLOAT and arguments.only not in f"{method}, {by}":
                         continue
                     rows.append(run.row(method, by, make))
