@@ -59,6 +59,10 @@ def test_files_that_are_no_data(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"PK nothing")
     with pytest.raises(tfc.DataError, match="not a readable"):
         load_images(str(tmp_path / "bad.npz"))
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    with pytest.raises(tfc.DataError, match=r"no zip archive.*np\.savez"):
+        load_images(str(tmp_path / "array.npz"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(tfc.DataError, match="one folder of images per class"):
         load_images(str(tmp_path / "empty"))

@@ -81,6 +81,11 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise ConfigError(f"No such file: {str(path)!r}")
+    if not zipfile.is_zipfile(path):
+        raise DataError(
+            f"{str(path)!r} is not a readable .npz file: it is no zip archive. It is damaged, or "
+            "of another kind: write it anew by np.savez."
+        )
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}

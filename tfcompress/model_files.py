@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ def load_model(path: str | Path, *, compiled: bool = False) -> Any:
         raise ConfigError(
             "The model must be a .keras or .h5 file or a SavedModel folder. "
             f"Received: {str(path)!r}"
+        )
+    if path.suffix == ".keras" and path.is_file() and not zipfile.is_zipfile(path):
+        raise ModelTypeError(
+            f"{str(path)!r} is no .keras file: these are zip archives. It is damaged, or of "
+            "another kind: copy it again, or save the model anew."
         )
     if written_by(path).startswith(("1", "2")):
         try:

@@ -200,6 +200,8 @@ def test_models_of_other_verbs_and_scopes(source):
     [
         ({"method": "prompt"}, tfc.ConfigError),
         ({"method": []}, tfc.ConfigError),
+        ({"method": None}, tfc.ConfigError),
+        ({"method": 3}, tfc.ConfigError),
         ({"rank": 0}, tfc.ConfigError),
         ({"lora_alpha": -1.0}, tfc.ConfigError),
         ({"include": "none"}, tfc.ScopeError),

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -139,6 +140,10 @@ def test_convert_errors(capsys, keras_file, tmp_path):
     assert main(["convert", str(tmp_path / "no.keras")]) == 2
     broken = tmp_path / "broken.keras"
     broken.write_bytes(b"nothing")
+    assert main(["convert", str(broken)]) == 3
+    assert "damaged" in capsys.readouterr().err
+    with zipfile.ZipFile(broken, "w") as archive:
+        archive.writestr("config.json", "{}")
     assert main(["convert", str(broken)]) == 3
     assert "cannot load" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
