@@ -90,8 +90,8 @@ def adapt(
     check_keras3(model)
     model = registry.student_of(model)
     check_built(model, "tfc.adapt")
-    named = isinstance(method, Iterable) and not isinstance(method, str)
-    methods: list[Any] = list(method) if named else [method]
+    listed = isinstance(method, Iterable) and not isinstance(method, str)
+    methods: list[Any] = list(method) if listed else [method]
     if not methods or any(own not in METHODS for own in methods):
         raise ConfigError(f"`method` takes some of {list(METHODS)}. Received: {method!r}")
     if not isinstance(rank, (int, np.integer)) or isinstance(rank, bool) or rank < 1:
