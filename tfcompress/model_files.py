@@ -44,11 +44,6 @@ def load_model(path: str | Path, *, compiled: bool = False) -> Any:
             "The model must be a .keras or .h5 file or a SavedModel folder. "
             f"Received: {str(path)!r}"
         )
-    if path.suffix == ".keras" and path.is_file() and not zipfile.is_zipfile(path):
-        raise ModelTypeError(
-            f"{str(path)!r} is no .keras file: these are zip archives. It is damaged, or of "
-            "another kind: copy it again, or save the model anew."
-        )
     if written_by(path).startswith(("1", "2")):
         try:
             return _of_keras2(path)
@@ -57,6 +52,11 @@ def load_model(path: str | Path, *, compiled: bool = False) -> Any:
                 raise
     if path.is_dir():
         return _saved_model(path)
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise ModelTypeError(
+            f"{str(path)!r} is no .keras file: these are zip archives. It is damaged, or of "
+            "another kind: copy it again, or save the model anew."
+        )
     try:
         if compiled:
             # A loss of the user's own is no reason to refuse the model.

@@ -36,10 +36,9 @@ def separate(
     layer becomes a SeparableConv2D or SeparableConv1D, which with several terms reads its input as
     often, side by side: runtimes have no fast kernel for a depth multiplier. With strides, where
     the input is larger than what comes out, these are depthwise layers side by side, concatenated
-    in front of the pointwise one. Bias, activation,
-    strides, padding, dilation, regularizers, name and dtype stay. With as many terms as there are
-    positions it would be exact, and as a rule no cheaper: what would not cost less is left as it
-    is.
+    in front of the pointwise one. Bias, activation, strides, padding, dilation, regularizers, name
+    and dtype stay. With as many terms as there are positions it would be exact, and as a rule no
+    cheaper: what would not cost less is left as it is.
 
     The error is large after one term, as convolutions are not separable by themselves; after three
     it is small as a rule. With `data` the pointwise kernels are fitted to what the convolutions
