@@ -11,11 +11,11 @@ optimizer (Adam), learning rates and batches. tfmot prunes and clusters the same
 depthwise ones are not clustered, and by tfmot not pruned); "tfcompress" prunes by one threshold for
 the whole network, has one codebook for a kernel or, "per channel", one for each output channel;
 "distilled": half of the loss is that of `tfc.distill` from the float network. Every test image goes
-through the file on XNNPACK. "Points" are paired with the float model; "values": the most that any channel of a
-clustered kernel holds in the file; "zeros": of these kernels; "slim": after `tfc.slim`, also for
-tfmot's; "packed": `tfc.pack` of the slim file; "smaller": than the float file as it is. With
-`--resume DIR` every row is kept there as it is done, with its file, and the same command goes on
-where it was. A row takes about five minutes of one core.
+through the file on XNNPACK. "Points" are paired with the float model; "values": the most that any
+channel of a clustered kernel holds in the file; "zeros": of these kernels; "slim": after
+`tfc.slim`, also for tfmot's; "packed": `tfc.pack` of the slim file; "smaller": than the float file
+as it is. With `--resume DIR` every row is kept there as it is done, with its file, and the
+same command goes on where it was. A row takes about five minutes of one core.
 """
 
 from __future__ import annotations
