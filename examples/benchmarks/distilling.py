@@ -19,7 +19,6 @@ training takes a quarter of an hour of one core, one by hints, attention or rela
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 import os
 import tempfile
@@ -31,12 +30,13 @@ from typing import Any
 
 import keras
 import numpy as np
+from augmenting import Batches, augmented
 from common import benchmark_parser, finish, keep, kept_at, markdown, selected, zipped
 from quantization import Data, cifar10, one_thread, trained_resnet8
 
 import tfcompress as tfc
 
-IMAGES, BATCH, SHIFT, MIXED = 5_000, 128, 4, 0.5
+IMAGES = 5_000
 COPIES = 15  # augmented images of each
 EPOCHS, RATE = 10, 3e-3  # passes over all copies
 QUANTIZED_EPOCHS, QUANTIZED_RATE = 1, 3e-4
@@ -67,54 +67,6 @@ VARIANTS: dict[str, Any] = {
     "logits + relational": {"logits": 1.0, "relational": 5.0},
 }
 QUANTIZED = (ALONE, "logits", "logits + hints")
-
-
-def augmented(x: np.ndarray, y: np.ndarray, seed: int, copies: int) -> tuple[Any, Any]:
-    """Images 0..255 and their labels (n, 10), `copies` of each, the same for every row of a seed.
-
-    All draws are made before training, so that a teacher's answers can be kept.
-    """
-    draw = np.random.default_rng(seed)
-    padded = np.pad(x, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="reflect")
-    size, one_hot = x.shape[1], np.eye(10, dtype="float32")[y]
-    images = np.empty((copies, *x.shape), "uint8")
-    labels = np.empty((copies, len(x), 10), "float32")
-    for copy in range(copies):
-        corners = draw.integers(0, 2 * SHIFT + 1, (len(x), 2))
-        mirrored = draw.random(len(x)) < 0.5
-        made = np.stack(
-            [
-                image[r : r + size, c : c + size][:, :: -1 if flip else 1]
-                for image, (r, c), flip in zip(padded, corners, mirrored, strict=True)
-            ]
-        )
-        own = (draw.random(len(x)) < MIXED) * draw.beta(1.0, 1.0, len(x))
-        own, other = 1 - own.astype("float32"), draw.permutation(len(x))
-        mixed = own[:, None, None, None] * made + (1 - own)[:, None, None, None] * made[other]
-        images[copy] = np.rint(mixed)
-        labels[copy] = own[:, None] * one_hot + (1 - own)[:, None] * one_hot[other]
-    return images.reshape(-1, *x.shape[1:]), labels.reshape(-1, 10)
-
-
-class Batches(keras.utils.PyDataset):
-    """Augmented images and their labels, in a new order for each pass."""
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray, seed: int) -> None:
-        super().__init__()
-        self._images, self._labels = images, labels
-        self._generator = np.random.default_rng(seed)
-        self.on_epoch_begin()
-
-    def __len__(self) -> int:
-        return math.ceil(len(self._images) / BATCH)
-
-    def on_epoch_begin(self) -> None:
-        """Draws an order."""
-        self._order = self._generator.permutation(len(self._images))
-
-    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        chosen = self._order[number * BATCH : (number + 1) * BATCH]
-        return self._images[chosen].astype("float32"), self._labels[chosen]
 
 
 def train(model: Any, pool: tuple[Any, Any], epochs: int, rate: float, seed: int,
@@ -175,7 +127,9 @@ def run(job: Job) -> None:
         job.row(TEACHER, teacher, data)
         return
 
-    pool = augmented(*data[:2], job.seed, 1 if job.quick else COPIES)
+    made = augmented(*data[:2], job.seed, 1 if job.quick else COPIES)
+    # An epoch goes through all copies.
+    pool = tuple(array.reshape(1, -1, *array.shape[2:]) for array in made)
 
     def taught(student: keras.Model) -> Any:
         if method is None:
@@ -184,8 +138,9 @@ def run(job: Job) -> None:
         if method == "logits":
             path = kept_at(job.folder, f"teacher of {job.seed}", ".npy")
             if not path.exists():
+                images = pool[0][0]
                 said = (
-                    pool[0][at : at + 500].astype("float32") for at in range(0, len(pool[0]), 500)
+                    images[at : at + 500].astype("float32") for at in range(0, len(images), 500)
                 )
                 tfc.cache_teacher(teacher, said, path)
             teaching = tfc.CachedTeacher(path)

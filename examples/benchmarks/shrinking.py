@@ -29,6 +29,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from augmenting import Batches, augmented
 from common import benchmark_parser, finish, keep, kept_at, markdown, selected, zipped
 from quantization import (
     Data,
@@ -42,21 +43,13 @@ from quantization import (
 
 import tfcompress as tfc
 
+Pool = tuple[np.ndarray, np.ndarray]
 DENSE, CONTROL, INT8 = "dense", "dense, trained on", ", int8"
 QUANTIZED_EPOCHS, QUANTIZED_RATE = 2, 1e-4
+COPIES = 8  # augmented images of each
 
 
 # -- the networks, and what is taken out of them
-
-
-def mobilenet_for_cifar() -> keras.Model:
-    model = tfc.models.mobilenet((32, 32, 3), 10, alpha=0.5, dropout=0.0)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.9
-        if layer.name == "conv1":  # 32 pixels are too few to halve five times
-            layer.strides = (1, 1)
-    return keras.Model.from_config(model.get_config())
 
 
 def shrunk(ratio: float, round_to: int = 4) -> Callable[[keras.Model, Any], keras.Model]:
@@ -144,6 +137,8 @@ class Network:
         epochs: of training once it is smaller.
         rate: the learning rate that these begin with.
         variants: name -> what makes the smaller network.
+        copies: augmented copies of the images, of which each epoch sees one; 0: as they are.
+        teaching: share of the labels that the dense network gives, and its temperature.
     """
 
     load: Callable[[int], Data]
@@ -152,6 +147,8 @@ class Network:
     epochs: int
     rate: float
     variants: dict[str, Callable[[keras.Model, Any], keras.Model]]
+    copies: int = 0
+    teaching: tuple[float, float] = (0.5, 1.0)
 
 
 NETWORKS = {
@@ -165,9 +162,9 @@ NETWORKS = {
             "separate 0.65": separated(0.65),
         },
     ),
-    "CIFAR-10, MobileNet 0.5": Network(
-        cifar10, mobilenet_for_cifar, ((12, 2e-3), (4, 3e-4)), 8, 1e-3,
-        {"shrink 0.5": shrunk(0.5, 8), "shrink 0.65": shrunk(0.65, 8)},
+    "CIFAR-10, MobileNet-style": Network(
+        cifar10, lambda: tfc.models.mobilenet_small((32, 32, 3), 10, alpha=3), ((30, 2e-3),), 15,
+        2e-3, {"shrink 0.5": shrunk(0.5, 8), "shrink 0.7": shrunk(0.7, 8)}, COPIES,
     ),
     "Fashion-MNIST, depthwise-separable": Network(
         fashion, lambda: tfc.models.mobilenet_small((28, 28, 1), 10), ((4, 2e-3), (2, 3e-4)), 6,
@@ -186,59 +183,38 @@ NETWORKS = {
 # -- training
 
 
-def train(model: keras.Model, x: np.ndarray, y: np.ndarray, labels: Any, epochs: int, rate: Any,
-          callbacks: Sequence[Any] = (), seed: int = 0) -> None:  # fmt: skip
-    """Trains on images, those in colour mirrored half of the time.
-
-    Args:
-        model: trained in place.
-        x: images.
-        y: their classes.
-        labels: what a teacher says of the images and of their mirror images, or None.
-        epochs: how many.
-        rate: what the learning rate begins with; it falls as a cosine.
-        callbacks: of `fit`.
-        seed: of mirroring.
-    """
-    generator = np.random.default_rng(seed)
-    classes = int(y.max()) + 1
-    wanted = np.eye(classes, dtype="float32")[y]
-    steps = epochs * math.ceil(len(x) / 128)
-    in_colour = x.ndim == 4 and x.shape[-1] == 3
+def train(model: keras.Model, pool: Pool, epochs: int, rate: float, seed: int,
+          callbacks: Sequence[Any] = ()) -> None:  # fmt: skip
+    """Trains in place; the learning rate falls from `rate` as a cosine."""
+    batches = Batches(*pool, seed)
     # Without XLA: on these processors it takes twice the time.
     model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)),
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, epochs * len(batches))),
         "categorical_crossentropy", jit_compile=False,
     )  # fmt: skip
-
-    class Batches(keras.utils.PyDataset):
-        def __len__(self) -> int:
-            return math.ceil(len(x) / 128)
-
-        def on_epoch_begin(self) -> None:
-            self.order = generator.permutation(len(x))
-
-        def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-            chosen = self.order[number * 128 : (number + 1) * 128]
-            mirrored = (generator.random(len(chosen)) < 0.5) & in_colour
-            images = x[chosen]
-            if in_colour:
-                images[mirrored] = images[mirrored][:, :, ::-1]
-            if labels is None:
-                return images, wanted[chosen]
-            said = labels[mirrored.astype(int), chosen]
-            return images, 0.5 * wanted[chosen] + 0.5 * said
-
-    batches = Batches()
-    batches.on_epoch_begin()
     model.fit(batches, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=0)
 
 
-def said_by(teacher: keras.Model, x: np.ndarray) -> np.ndarray:
-    """(2, images, classes): probabilities for images and for their mirror images."""
-    teacher.compile(jit_compile=False)
-    both = (x, np.ascontiguousarray(x[:, :, ::-1])) if x.ndim == 4 else (x,)
-    return np.stack([teacher.predict(images, batch_size=500, verbose=0) for images in both])
+def pool_of(network: Network, x: np.ndarray, y: np.ndarray, seed: int) -> Pool:
+    """What a network trains on: (copies, n, ...) examples and (copies, n, classes) labels."""
+    if network.copies:
+        return augmented(x, y, seed, network.copies)
+    return x[None], np.eye(int(y.max()) + 1, dtype="float32")[y][None]
+
+
+def taught(network: Network, pool: Pool, teacher: keras.Model) -> Pool:
+    """The labels mixed with what the teacher says of the very same examples."""
+    share, temperature = network.teaching
+    examples, labels = pool
+    labels = labels.copy()
+    for some, wanted in zip(examples, labels, strict=True):
+        for at in range(0, len(some), 500):
+            batch = some[at : at + 500]
+            batch = batch.astype("float32") if batch.dtype == np.uint8 else batch
+            said = teacher.predict_on_batch(batch) ** (1 / temperature)
+            said /= said.sum(-1, keepdims=True)
+            wanted[at : at + 500] = (1 - share) * wanted[at : at + 500] + share * said
+    return examples, labels
 
 
 def accuracy(tflite: tfc.TFLiteModel, data: Data) -> float:
@@ -286,29 +262,29 @@ def run(job: Job) -> None:
         return
     x, y, *_ = job.data
     keras.utils.set_random_seed(job.seed)
+    pool = pool_of(network, x, y, job.seed)
     if kind == DENSE:
         model = network.make()
         for epochs, rate in network.training:
-            train(model, x, y, None, 1 if job.quick else epochs, rate, seed=job.seed)
+            train(model, pool, 1 if job.quick else epochs, rate, job.seed)
         model.save(job.file(DENSE, ".keras"))
         job.row(kind, model, tfc.complexity(model).multiply_adds)
         return
     model = keras.models.load_model(job.file(DENSE, ".keras"), compile=False)
-    labels = said_by(model, x)
+    model.compile(jit_compile=False)
+    pool = taught(network, pool, model)
     before, batch = math.nan, (x[:2_000], y[:2_000])
     if kind != CONTROL:
         model = network.variants[kind](model, batch)
         before = accuracy(tfc.convert(model), job.data)
     counts = tfc.complexity(model).multiply_adds
-    epochs = 1 if job.quick else network.epochs
-    train(model, x, y, labels, epochs, network.rate, seed=job.seed)
+    train(model, pool, 1 if job.quick else network.epochs, network.rate, job.seed)
     job.row(kind, model, counts, before=before)
     if kind != CONTROL:
         samples = x[np.linspace(0, len(x) - 1, 300).round().astype(int)]
         qmodel = tfc.quantize_aware(model, calibration_data=samples)
         epochs = 1 if job.quick else QUANTIZED_EPOCHS
-        callbacks = [tfc.QuantizationCallback()]
-        train(qmodel, x, y, labels, epochs, QUANTIZED_RATE, callbacks, seed=job.seed)
+        train(qmodel, pool, epochs, QUANTIZED_RATE, job.seed, [tfc.QuantizationCallback()])
         job.row(kind + INT8, qmodel, counts)
 
 
