@@ -75,7 +75,8 @@ class Network:
         training: (epochs, learning rate) in float, in turns.
         pruned, clustered, quantized: epochs of the three stages.
         rate: the learning rate that pruning begins with.
-        alone: whether there are rows for clustering alone.
+        alone: whether there are rows for clustering alone, and for a codebook per channel.
+        distilled: whether the float model teaches our rows.
         sparsities: the shares of zeros with which it is pruned.
         shrunk_sparsities: those behind `tfc.shrink`.
     """
@@ -87,6 +88,7 @@ class Network:
     quantized: int
     rate: float
     alone: bool
+    distilled: bool
     sparsities: tuple[float, ...]
     shrunk_sparsities: tuple[float, ...]
 
@@ -94,10 +96,10 @@ class Network:
 NETWORKS = {
     "depthwise-separable, 40k": Network(
         lambda: tfc.models.mobilenet_small((28, 28, 1), 10), ((4, 2e-3), (2, 3e-4)), 6, 2, 2, 6e-3,
-        True, (0.8, 0.9), (0.6, 0.75, 0.85),
+        True, False, (0.8, 0.9), (0.6, 0.75, 0.85),
     ),
     "Keras's example, 1.2M": Network(
-        example_network, ((3, 1e-3),), 3, 1, 1, 1e-3, False, (0.9,), ()
+        example_network, ((3, 1e-3),), 3, 1, 1, 1e-3, False, True, (0.9,), ()
     ),
 }  # fmt: skip
 
@@ -241,18 +243,16 @@ def methods(network: Network, quick: bool) -> dict[tuple[str, str], Made]:
         rows[method, "tfcompress"] = clustered(False)
         rows[method, "tfcompress, per channel"] = clustered(True)
         rows[method, "tfmot"] = clustered_tfmot
+    ours = "tfcompress, distilled" if network.distilled else "tfcompress"
     for sparsity in network.sparsities[: 1 if quick else None]:
         method = f"pruned {sparsity:.0%}, {CLUSTERS} clusters, int8"
-        rows[method, "tfcompress"] = all_three(sparsity)
-        rows[method, "tfcompress, distilled"] = all_three(sparsity, distilled=True)
-        rows[method, "tfcompress, per channel, distilled"] = all_three(
-            sparsity, per_channel=True, distilled=True
-        )
+        rows[method, ours] = all_three(sparsity, distilled=network.distilled)
+        if network.alone:
+            rows[method, "tfcompress, per channel"] = all_three(sparsity, per_channel=True)
         rows[method, "tfmot"] = all_three_tfmot(sparsity)
     for sparsity in network.shrunk_sparsities[: 1 if quick else None]:
         method = f"shrunk, pruned {sparsity:.0%}, {CLUSTERS} clusters, int8"
-        rows[method, "tfcompress"] = all_three(sparsity, shrunk=0.5)
-        rows[method, "tfcompress, distilled"] = all_three(sparsity, shrunk=0.5, distilled=True)
+        rows[method, ours] = all_three(sparsity, shrunk=0.5, distilled=network.distilled)
     return rows
 
 

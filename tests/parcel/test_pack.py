@@ -44,6 +44,10 @@ def test_every_kind_of_file(kind):
     assert len(container) <= 1.01 * len(zlib.compress(content, 9))
 
 
+def test_a_model_is_packed_like_its_bytes(pruned):
+    assert tfc.pack(tfc.TFLiteModel(pruned)) == tfc.pack(pruned)
+
+
 def test_pruned_is_15_percent_below_zip(pruned):
     container = tfc.pack(pruned)
     assert tfc.unpack(container) == pruned

@@ -130,6 +130,21 @@ def test_short_scales_are_close_and_exact(scale, bits):
     assert float(np.float32(largest) * short) == largest * float(short)
 
 
+@given(
+    st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=20),
+    st.floats(-1e6, 1e6, width=32),
+    st.integers(2, 8),
+)
+def test_weight_scales_have_eight_significant_bits(values, bias, bits):
+    kernel, bias = np.float32(values)[:, None], np.float32([bias])
+    x = grids.choose_grid(-1.3, 2.9)
+    grid = grids.weight_grid(kernel, bits=bits, least=grids.least_weight_scale(bias, x))
+    (scale,) = grid.scale.numpy()
+    assert scale.view(np.int32) & 0xFFFF == 0
+    assert np.abs(kernel).max() <= float(scale) * (2 ** (bits - 1) - 0.5) * (1 + 1e-6)
+    assert abs(grids.quantize_bias(bias, x, grid)[0]) < grids.BIAS_LIMIT
+
+
 def test_grids_are_the_same_in_graphs_and_under_xla():
     kernel = tf.constant(RANDOM.normal(0, 1, (3, 3, 4, 9)), tf.float32)
     bias = tf.constant(RANDOM.normal(0, 1, 9), tf.float32)

@@ -20,6 +20,7 @@ from tfcompress.parcel import numbers, plain
 from tfcompress.parcel.entropy import Decoder
 from tfcompress.parcel.regions import Map, survey
 from tfcompress.parcel.wire import Cursor, damaged, varint
+from tfcompress.runtime.model import TFLiteModel
 
 MAGIC: Final = b"TFCP"
 VERSION: Final = 1
@@ -30,7 +31,9 @@ _RATIO, _SLACK = 4096, 1 << 20  # a container of n bytes holds at most n * _RATI
 _WIDTHS: Final = (1, 4, 8)
 
 
-def pack(source: str | os.PathLike[str] | bytes | bytearray | memoryview) -> bytes:
+def pack(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | TFLiteModel,
+) -> bytes:
     """Packs a `.tflite` for shipping: lossless, and smaller than zip, zstandard or xz make it.
 
     The weights, scales and biases of the file are coded by models that learn as they go: each value
@@ -43,7 +46,7 @@ def pack(source: str | os.PathLike[str] | bytes | bytearray | memoryview) -> byt
     which a weight of a pruned int8 file has about three and one of a dense file nine.
 
     Args:
-        source: path of a file, or its bytes.
+        source: path of a file, its bytes, or a `TFLiteModel`.
 
     Returns:
         The container; `unpack` gives the same bytes back or an error, never others.
@@ -52,11 +55,13 @@ def pack(source: str | os.PathLike[str] | bytes | bytearray | memoryview) -> byt
         ConfigError: the file cannot be read.
 
     Example:
-        >>> container = tfc.pack("model.tflite")
+        >>> container = tfc.pack("model.tflite")  # or tfc.pack(tfc.slim("model.tflite"))
         >>> assert tfc.unpack(container) == pathlib.Path("model.tflite").read_bytes()
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         content = bytes(source)
+    elif isinstance(source, TFLiteModel):
+        content = source.content
     else:
         content = read_bytes(source)
     found = _survey(content)

@@ -3,9 +3,10 @@
 The converter reads a range (min, max) from each fake-quant operator and computes, in double,
 scale = (max - min) / steps. A scale of 24 significant bits does not always survive that (up to 5 %
 of random ones do not), as both ends of the range are rounded to float32 first. So every scale
-chosen here has as many zero bits at its end as a stored integer has bits (a relative change of at
-most 2^-16). Then the range, the weights (integer * scale) and the products of two scales in double
-are all exact, and no rounding on the way to the file can differ from ours.
+chosen here has as many zero bits at its end as a stored integer has bits, a relative change of at
+most 2^-16 (those of weights twice as many, and 2^-8: see `weight_grid`). Then the range, the
+weights (integer * scale) and the products of two scales in double are all exact, and no rounding
+on the way to the file can differ from ours.
 
 Everything works on tensors, in graphs too: a scale is a variable while a model trains.
 """
@@ -27,6 +28,9 @@ SMALLEST = 2.0**-27
 
 SMALLEST_WIDE = 2.0**-35
 """The same for integers of 16 bits, of which a range holds 256 times as many."""
+
+_WEIGHT_SCALE_ZEROS = 16
+"""Zero bits at the end of a weight scale: 8 significant ones are left."""
 
 WEIGHT_RATIO = 2.0**-16
 """No weight scale is below this part of its kernel's largest."""
@@ -107,7 +111,7 @@ def short_scale(scale: Any, *, bits: int = 8) -> tf.Tensor:
 
     Args:
         scale: positive float32 tensor, normal numbers.
-        bits: width of the integers.
+        bits: width of the integers, or more.
 
     Returns:
         float32 tensor of the same shape; a relative change of at most 2^(bits - 24).
@@ -181,7 +185,10 @@ def weight_grid(kernel: Any, *, bits: int = 8, least: Any = 0.0) -> Grid:
     Returns:
         A grid with scale (channels,) and zero point 0. A channel whose weights are tiny beside
         those of the others (all zero, say) has its scale held at 2^-16 of the largest one: on an
-        output grid that all channels share, what this loses cannot be seen.
+        output grid that all channels share, what this loses cannot be seen. A scale is rounded to
+        8 significant bits: that moves the ends of its range by at most half a step, which rounding
+        may move any weight by, and of four stored bytes two are zero. In a small file, scales are
+        as much as the weights once it is zipped.
     """
     _, high = limits(bits, narrow=True)
     kernel = tf.convert_to_tensor(kernel, tf.float32)
@@ -189,7 +196,7 @@ def weight_grid(kernel: Any, *, bits: int = 8, least: Any = 0.0) -> Grid:
     scale = exact.quotient(tf.reduce_max(tf.abs(kernel), axes), float(high))
     scale = tf.maximum(scale, tf.reduce_max(scale) * WEIGHT_RATIO)
     scale = tf.maximum(scale, tf.maximum(least, SMALLEST))
-    return Grid(short_scale(scale, bits=8), 0.0)
+    return Grid(short_scale(scale, bits=_WEIGHT_SCALE_ZEROS), 0.0)
 
 
 def least_weight_scale(bias: Any, inputs: Grid) -> tf.Tensor:
@@ -206,7 +213,8 @@ def least_weight_scale(bias: Any, inputs: Grid) -> tf.Tensor:
         float32 tensor (channels,), for `weight_grid(least=...)`.
     """
     limit = BIAS_LIMIT_WIDE if inputs.wide else BIAS_LIMIT
-    return exact.quotient(tf.abs(bias), inputs.scale) * (1.001 / limit)
+    # (a scale that is rounded down is less than 2^-8 of itself below)
+    return exact.quotient(tf.abs(bias), inputs.scale) * (1.005 / limit)
 
 
 def quantize_weights(kernel: Any, grid: Grid, *, bits: int = 8) -> tf.Tensor:
