@@ -209,7 +209,7 @@ def test_file_computes_the_same_bits(name):
     for made in (qmodel, narrow):
         pairs = zip(flat(made.predict(x, verbose=0)), before, strict=True)
         errors.append(sum(np.square(ours - theirs).mean() for ours, theirs in pairs))
-    assert errors[0] < errors[1] / 2  # what the 8 bits of the weights leave
+    assert errors[0] < 0.75 * errors[1]  # what the 8 bits of the weights leave
 
 
 def test_what_the_converter_has_in_8_bits_only_stays_float_and_is_reported(tmp_path):

@@ -28,39 +28,34 @@ class Replacement:
 
     Attributes:
         layers: new layers, called one after the other; none where the layer is dropped.
-        weights: values for all that they hold, in order; none where they keep their own.
+        weights: values for all that they and `sides` hold, these first; none where they keep
+            their own.
         why: what was done, for the report.
-        copies: the first layer, one that merges, is called on a list of the input so many times.
-        branches: so many of the first layers are called on the input each, side by side, and the
-            next, one that merges, on the list of what they give.
+        sides: what is called on the input side by side, None standing for the input itself; the
+            first of `layers`, one that merges, gets the list of what they give. None of them where
+            the first of `layers` reads the input.
     """
 
     layers: Sequence[keras.Layer]
     weights: Sequence[np.ndarray] = ()
     why: str = ""
-    copies: int = 1
-    branches: int = 1
-
-    @property
-    def is_chain(self) -> bool:
-        """Whether each layer reads what the one before gives, once."""
-        return self.copies == self.branches == 1
+    sides: Sequence[keras.Layer | None] = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the layers on the one input; other arguments were the old layer's."""
         x = args[0] if args else next(iter(kwargs.values()))
-        if self.copies > 1:
-            x = [x] * self.copies
-        if self.branches > 1:
-            x = [layer(x) for layer in self.layers[: self.branches]]
-        for layer in self.layers[self.branches if self.branches > 1 else 0 :]:
+        if self.sides:
+            x = [x if layer is None else layer(x) for layer in self.sides]
+        for layer in self.layers:
             x = layer(x)
         return x
 
     def set_weights(self) -> None:
         """Gives the layers, which are built by now, their weights."""
         rest = list(self.weights)
-        for layer in self.layers if rest else ():
+        for layer in (*self.sides, *self.layers) if rest else ():
+            if layer is None:
+                continue
             count = len(layer.weights)
             layer.set_weights(rest[:count])
             del rest[:count]
@@ -187,7 +182,7 @@ class Copier:
         outputs, called = self._run(model, [first])
         placed = [self._made[id(layer)] for layer in model.layers if id(layer) in called]
         copy: Any
-        if any(isinstance(made, Replacement) and not made.is_chain for made in placed):
+        if any(isinstance(made, Replacement) and made.sides for made in placed):
             self.result.notes.append(
                 f"{model.name!r} is a Functional model now: a Sequential one cannot hand a tensor "
                 "on several times."

@@ -290,8 +290,8 @@ def _separated(layer: Any, terms: int, names: set[str]) -> tuple[Any, float]:
         shared = ("kernel_size", "strides", "padding", "data_format", "trainable")
         own = {key: config[key] for key in shared}
         own |= {key: config[key] for key in config if key.startswith("depthwise_")}
-        new = [named(cls, f"depthwise_{n}", use_bias=False, **own) for n in range(1, terms + 1)]
-        new.append(named(layers.Concatenate, "terms", axis))
+        sides = [named(cls, f"depthwise_{n}", use_bias=False, **own) for n in range(1, terms + 1)]
+        new = [named(layers.Concatenate, "terms", axis)]
         own = {
             key.replace("pointwise", "kernel"): value
             for key, value in config.items()
@@ -299,7 +299,7 @@ def _separated(layer: Any, terms: int, names: set[str]) -> tuple[Any, float]:
         } | {"kernel_size": 1, "strides": 1, "padding": "valid"}
         new.append(type(layer).from_config(own))
         each = [depthwise[..., n, :, None].astype(kernel.dtype) for n in range(terms)]
-        return Replacement(new, [*each, *rest], why, branches=terms), error
+        return Replacement(new, [*each, *rest], why, sides), error
     new = []
     if terms > 1:
         new.append(named(layers.Concatenate, "copies", axis))
@@ -311,4 +311,4 @@ def _separated(layer: Any, terms: int, names: set[str]) -> tuple[Any, float]:
     cls = layers.SeparableConv1D if in_one_dimension else layers.SeparableConv2D
     new.append(cls.from_config({**config, "depth_multiplier": 1}))
     depthwise = depthwise.reshape(*positions, terms * inputs, 1).astype(kernel.dtype)
-    return Replacement(new, [depthwise, *rest], why, copies=terms), error
+    return Replacement(new, [depthwise, *rest], why, [None] * terms if terms > 1 else ()), error
