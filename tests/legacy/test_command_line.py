@@ -39,6 +39,14 @@ def test_convert_takes_a_keras_2_file(folder, capsys):
     assert "outputs equal" in told.err
 
 
+def test_hdf5_named_keras_as_older_versions_wrote_it(folder, tmp_path):
+    place, x, expected = folder
+    (tmp_path / "old.keras").write_bytes((place / "old.h5").read_bytes())
+    out = tmp_path / "new.tflite"
+    assert main(["convert", str(tmp_path / "old.keras"), "--out", str(out)]) == 0
+    np.testing.assert_allclose(tfc.TFLiteModel(out).predict(x), expected, atol=1e-5)
+
+
 def test_what_keras_3_does_not_have_is_named(folder, capsys):
     assert main(["convert", str(folder[0] / "local.h5"), "--out", str(folder[0] / "l.tflite")]) == 3
     error = capsys.readouterr().err

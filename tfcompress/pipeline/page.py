@@ -53,12 +53,11 @@ def _values(row: Any, names: list[str]) -> list[float | None]:
 
 
 def _step(number: int, report: Any) -> list[Markup | None]:
-    rows = [
-        (entry.name, [words(entry.kind), words(entry.action),
-                      words(", ".join(f"{k} {_short(v)}" for k, v in entry.details.items())),
-                      words(entry.reason, "prose")])
-        for entry in [*report.changed, *report.left]
-    ]  # fmt: skip
+    rows = []
+    for entry in [*report.changed, *report.left]:
+        figures = ", ".join(f"{name} {_short(value)}" for name, value in entry.details.items())
+        cells = [words(entry.kind), words(entry.action), words(figures, "prose")]
+        rows.append((entry.name, [*cells, words(entry.reason, "prose")]))
     heads = [("layer", "text"), ("class", "text"), ("what", "text"), ("figures", "text")]
     heads.append(("why", "text"))
     return [
