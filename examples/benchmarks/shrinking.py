@@ -164,7 +164,7 @@ NETWORKS = {
         },
     ),
     "CIFAR-10, MobileNet-style": Network(
-        cifar10, lambda: tfc.models.mobilenet_small((32, 32, 3), 10, alpha=3), ((30, 2e-3),), 15,
+        cifar10, lambda: tfc.models.mobilenet_small((32, 32, 3), 10, alpha=3), ((30, 2e-3),), 10,
         2e-3, {"shrink 0.5": shrunk(0.5, 8), "shrink 0.7": shrunk(0.7, 8)}, COPIES,
     ),
     "Fashion-MNIST, depthwise-separable": Network(
