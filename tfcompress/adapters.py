@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +22,9 @@ from tfcompress.scope import ScopeLike, resolve
 from tfcompress.transforms.base import WeightTransform
 from tfcompress.transforms.choosing import why_left
 from tfcompress.transforms.lora import holds_lora
-from tfcompress.transforms.low_rank import Frozen, LowRank
-from tfcompress.transforms.mask import Mask
+from tfcompress.transforms.low_rank import Frozen, LowRank, Still
+from tfcompress.transforms.mask import KeptZeros
+from tfcompress.transforms.model import driven
 from tfcompress.transforms.sharing import shares_values
 from tfcompress.transforms.strip import strip
 from tfcompress.transforms.wrapper import TransformedLayer, wrappers
@@ -63,6 +65,7 @@ def adapt(
             `"biases"`: biases, and the shifts of normalizations.
             `"norms"`: scales and shifts of normalizations.
             `"last"`: all weights of the layers with a kernel that come last before the outputs.
+            Of a subclassed model, whose calls nobody sees: the layer that it made last.
         rank: of "lora"; less where a kernel has not as many rows or columns.
         lora_alpha: the product is scaled by lora_alpha / rank; None for `rank`.
         include: layers that the methods may train; for "last" in place of the last ones.
@@ -70,7 +73,7 @@ def adapt(
 
     Returns:
         The new model, not compiled, whose `compression_report` tells what trains in each layer.
-        A BatchNormalization of which nothing trains works as in inference.
+        A layer of which nothing trains works as in inference, and so does a BatchNormalization.
 
     Raises:
         ModelTypeError: no built Keras 3 model, or a subclassed one that cannot be rebuilt.
@@ -96,9 +99,7 @@ def adapt(
         raise ConfigError(f"`method` takes some of {list(METHODS)}. Received: {method!r}")
     if not isinstance(rank, (int, np.integer)) or isinstance(rank, bool) or rank < 1:
         raise ConfigError(f"`rank` must be a whole number >= 1. Received: {rank!r}")
-    if lora_alpha is not None and (
-        isinstance(lora_alpha, bool) or not isinstance(lora_alpha, (int, float)) or lora_alpha <= 0
-    ):
+    if lora_alpha is not None and not _is_positive(lora_alpha):
         raise ConfigError(f"`lora_alpha` must be a number above 0. Received: {lora_alpha!r}")
     if wrappers(model) or holds_lora(model):
         # Layers that the caller names by themselves are those of his model.
@@ -131,6 +132,11 @@ def adapt(
     return made
 
 
+def _is_positive(number: Any) -> bool:
+    real = isinstance(number, (int, float, np.integer, np.floating))
+    return real and not isinstance(number, bool) and math.isfinite(number) and number > 0
+
+
 @dataclass
 class _Part:
     """A layer, and what becomes of its weights.
@@ -139,6 +145,7 @@ class _Part:
         added: `id` of a weight -> makes what it goes through: what is added to it, or, where it
             trains itself, what keeps its zeros.
         trained: `id`s of the weights that train as they are.
+        still: `id`s of statistics that are not to move, where nothing of the layer trains.
         frozen: `id`s of those that trained and do not now.
         weights: its own, not those of layers that it holds.
     """
@@ -148,6 +155,7 @@ class _Part:
     added: dict[int, Callable[[], WeightTransform]] = field(default_factory=dict)
     trained: set[int] = field(default_factory=set)
     frozen: set[int] = field(default_factory=set)
+    still: set[int] = field(default_factory=set)
     reason: str = ""
 
     @property
@@ -187,9 +195,10 @@ class _Choice:
             seen.add(id(weight))
             if allowed and self._trains(part, weight, id(weight) in kernels):
                 part.trained.add(id(weight))
-                values = value_of(weight) if id(weight) in kernels and not part.quantized else 1
+                kept = part.quantized and part.layer.transforms  # its zeros are seen to
+                values = value_of(weight) if id(weight) in kernels and not kept else 1
                 if 0 < np.count_nonzero(values) < np.size(values):
-                    part.added[id(weight)] = functools.partial(Mask.keeping, values)
+                    part.added[id(weight)] = functools.partial(KeptZeros.keeping, values)
             elif allowed and "lora" in self.methods and id(weight) in kernels:
                 part.reason = self._why_not(layer, weight, named)
                 if part.reason:
@@ -198,6 +207,11 @@ class _Choice:
                     part.added[id(weight)] = self._low_rank(layer, weight)
             else:
                 part.frozen.add(id(weight))
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            # (one with weights is at rest when these are frozen)
+            own = () if layer.trainable_variables else part.weights
+            part.still |= {id(weight) for weight in own if id(weight) not in seen}
+            seen |= part.still
         if id(layer) in self.excluded:
             part.reason = "excluded"
         elif not allowed:
@@ -222,7 +236,7 @@ class _Choice:
             if left:
                 return left
         values = value_of(weight)
-        if shares_values(values, _columns(layer, weight)):
+        if shares_values(values, _columns(layer, weight), least=1 / 8):
             return "its weights share values, which an adapter would part"
         return "" if min(_sizes(layer, weight)) > 0 else "it is empty"
 
@@ -259,15 +273,17 @@ def _last(model: Any, layers: list[tuple[str, Any]]) -> set[int]:
     graph = functional(model)
     with_kernel = {id(layer) for _, layer in layers if _kernels(layer)}
     if graph is None:
-        return {id(layer) for _, layer in layers if id(layer) in with_kernel} and {
-            next(id(layer) for _, layer in reversed(layers) if id(layer) in with_kernel)
-        }
-    found, waiting = set(), list(graph.outputs)
+        own = {id(layer) for layer in model._flatten_layers()} & with_kernel
+        return set([id(layer) for _, layer in layers if id(layer) in own][-1:])
+    found: set[int] = set()
+    waiting = list(graph.outputs)
     while waiting:
         operation = waiting.pop()._keras_history.operation
-        held: list[Any] = getattr(operation, "_flatten_layers", list)()
+        held = getattr(operation, "_flatten_layers", list)()
         inside = [layer for layer in held if id(layer) in with_kernel]
-        if inside:
+        if inside and functional(operation) is not None:
+            found |= _last(operation, layers)  # each of its own outputs
+        elif inside:
             found.add(id(inside[-1]))
         else:
             waiting += [t for node in operation._inbound_nodes for t in node.input_tensors]
@@ -297,15 +313,22 @@ def _report(parts: list[_Part], report: CompressionReport) -> None:
         if part.added or trained:
             action = "adapted" if "rank" in details else "trained"
             report.add(part.path, kind, action, part.reason, **details)
-        elif part.frozen:
+        elif part.frozen or part.still:
             report.add(part.path, kind, "left", part.reason or "frozen")
 
 
-def _wrapped(model: Any, parts: list[_Part], report: CompressionReport) -> Any:
+def _plan(parts: list[_Part]) -> dict[int, Callable[[], WeightTransform]]:
     plan: dict[int, Callable[[], WeightTransform]] = {}
     for part in parts:
         plan |= {**part.added, **dict.fromkeys(part.frozen, Frozen)}
-    copy = wrap(model, plan, report)
+        plan |= dict.fromkeys(part.still, Still)
+    return plan
+
+
+def _wrapped(model: Any, parts: list[_Part], report: CompressionReport) -> Any:
+    plan = _plan(parts)
+    # Where all that there is trains as it is, there is nothing to wrap.
+    copy = wrap(model, plan, report) if plan else driven(strip(model), report)
     _rest(copy)
     return copy
 
@@ -323,11 +346,7 @@ def _quantized_parts(parts: list[_Part]) -> list[_Part]:
 
 def _quantized(model: Any, parts: list[_Part], report: CompressionReport) -> Any:
     """The same for a quantize-aware model, whose layers transform their kernels themselves."""
-    plan: dict[int, Callable[[], WeightTransform]] = {}
-    for part in parts:
-        if not part.quantized:
-            plan |= {**part.added, **dict.fromkeys(part.frozen, Frozen)}
-
+    plan = _plan([part for part in parts if not part.quantized])
     quantized = {id(part.layer): part for part in _quantized_parts(parts)}
     made: list[tuple[Any, Any]] = []
 

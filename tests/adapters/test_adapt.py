@@ -6,6 +6,7 @@ import pytest
 
 import tfcompress as tfc
 from tfcompress.transforms.low_rank import LowRank
+from tfcompress.transforms.sharing import shares_values
 from tfcompress.transforms.wrapper import wrappers
 
 X = np.random.default_rng(0).random((32, 8, 8, 3)).astype("float32")
@@ -118,6 +119,107 @@ def test_batchnorm_of_which_nothing_trains_works_as_in_inference(source):
     assert np.array_equal(adapted(X, training=True), source(X, training=False))
 
 
+@keras.saving.register_keras_serializable("tests")
+class NormedBlock(keras.layers.Layer):
+    """Holds a kernel and a normalization."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense, self.norm = keras.layers.Dense(5), keras.layers.BatchNormalization()
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.norm.build((*shape[:-1], 5))
+
+    def call(self, inputs, training=None):
+        return self.norm(self.dense(inputs), training=training)
+
+
+def moving():
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 3))
+    x = layers.SpectralNormalization(layers.Conv2D(4, 3, name="conv"), name="spectral")(inputs)
+    x = layers.BatchNormalization(center=False, scale=False, name="plain")(x)
+    x = NormedBlock(name="block")(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, layers.Dense(5, activation="softmax", name="scores")(x))
+
+
+@pytest.mark.parametrize("method", ["lora", "last"])
+def test_statistics_do_not_move(method, tmp_path):
+    model = moving()
+    adapted = tfc.adapt(model, method)
+    adapted.save(tmp_path / "m.keras")
+    for made in (adapted, keras.models.load_model(tmp_path / "m.keras")):
+        plain = tfc.strip(trained(made))
+        paths = [weight.path for weight in model.weights]
+        pairs = zip(paths, model.get_weights(), plain.get_weights(), strict=True)
+        found = {path for path, before, after in pairs if not np.array_equal(before, after)}
+        if method == "last":
+            assert found == {"scores/kernel", "scores/bias"}
+        else:  # a spectral normalization whose kernel trains goes on with it
+            kernels = {path for path in paths if path.endswith("kernel")}
+            assert kernels <= found <= kernels | {p for p in paths if p.endswith("vector_u")}
+        assert [w.trainable for w in plain.weights] == [w.trainable for w in model.weights]
+        assert all(layer.trainable for layer in plain._flatten_layers())
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (128, 128), (3, 3, 16, 32), (64, 256)])
+def test_kernels_whose_values_are_equal_by_chance_are_adapted(shape):
+    for seed in range(10):
+        kernel = keras.initializers.GlorotUniform(seed=seed)(shape).numpy()
+        axes = (len(shape) - 1,)
+        for values in (kernel, kernel.astype("float16").astype("float32")):
+            assert not shares_values(values, axes, least=1 / 8)
+        books = np.quantile(kernel, np.linspace(0, 1, 16)).astype("float32")
+        clustered = books[np.abs(kernel[..., None] - books).argmin(-1)]
+        assert shares_values(clustered, axes, least=1 / 8)
+
+
+def test_zeros_of_a_quantize_aware_model_stay_where_nothing_else_keeps_them(source):
+    qmodel = tfc.quantize_aware(source, calibration_data=X)
+    adapted = trained(tfc.adapt(qmodel, "last"))
+    plain = tfc.strip(adapted)
+    kernel = plain.get_layer("scores").kernel.numpy().reshape(4, 5)
+    np.testing.assert_array_equal(kernel == 0, source.get_layer("scores").kernel.numpy() == 0)
+    assert not plain.get_layer("scores").transforms
+    np.testing.assert_array_equal(plain.predict(X, verbose=0), adapted.predict(X, verbose=0))
+
+
+def test_the_last_layers_of_a_nested_model_with_two_heads():
+    layers = keras.layers
+    inner_input = keras.Input((4,))
+    x = layers.Dense(3, name="body")(inner_input)
+    inner = keras.Model(
+        inner_input, [layers.Dense(2, name="p")(x), layers.Dense(2, name="q")(x)], name="inner"
+    )
+    inputs = keras.Input((4,))
+    adapted = tfc.adapt(keras.Model(inputs, inner(inputs)), "last")
+    assert {e.name for e in adapted.compression_report.changed} == {"inner/p", "inner/q"}
+
+
+def test_a_model_of_which_all_trains(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    adapted = tfc.adapt(model, "last")
+    assert adapted.compression_report.settings["trained"] == 10
+    adapted.save(tmp_path / "m.keras")
+    x = np.ones((2, 4), "float32")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(again(x), model(x))
+    np.testing.assert_array_equal(tfc.strip(adapted)(x), model(x))
+
+
+def test_lora_of_keras_on_an_adapted_layer():
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3), keras.layers.Dense(2)])
+    adapted = tfc.adapt(model)
+    adapted.layers[0].enable_lora(2)
+    for weight in adapted.weights:
+        if "lora" in weight.path or "low_rank" in weight.path:
+            weight.assign(np.full(weight.shape, 0.5, "float32"))
+    x = np.random.default_rng(0).normal(size=(8, 6)).astype("float32")
+    assert np.abs(adapted(x) - model(x)).max() > 0.5
+    np.testing.assert_array_equal(tfc.strip(adapted)(x), adapted(x))
+
+
 def test_adapted_models_save_load_and_convert(source, tmp_path):
     adapted = trained(tfc.adapt(source, ["lora", "norms"]))
     adapted.save(tmp_path / "adapted.keras")
@@ -204,6 +306,8 @@ def test_models_of_other_verbs_and_scopes(source):
         ({"method": 3}, tfc.ConfigError),
         ({"rank": 0}, tfc.ConfigError),
         ({"lora_alpha": -1.0}, tfc.ConfigError),
+        ({"lora_alpha": float("nan")}, tfc.ConfigError),
+        ({"lora_alpha": float("inf")}, tfc.ConfigError),
         ({"include": "none"}, tfc.ScopeError),
         ({"method": "norms", "exclude": "norm"}, tfc.ConfigError),
     ],

@@ -137,7 +137,7 @@ class QuantizedLayer(keras.Layer):
     @property
     def adapted(self) -> bool:
         """Whether something adapts its kernel, or keeps weights of it from training."""
-        return bool(self.frozen) or any(t.freezes for t in self.transforms)
+        return bool(self.frozen) or any(t.ends for t in self.transforms)
 
     @property
     def transformed(self) -> Any:

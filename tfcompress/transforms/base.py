@@ -21,10 +21,12 @@ class WeightTransform(ABC):
     Attributes:
         replaces: what it makes depends on its variables alone: they train, and not the kernel.
         freezes: the kernel does not train while it is there, and did before.
+        ends: `tfc.strip` takes it out of a quantize-aware layer, too.
     """
 
     replaces: ClassVar[bool] = False
     freezes: ClassVar[bool] = False
+    ends: ClassVar[bool] = False
 
     @property
     @abstractmethod

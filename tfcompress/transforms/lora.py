@@ -26,13 +26,16 @@ def merge(source: Any, copy: Any) -> None:
 
     Args:
         source: a layer with LoRA; it does not change.
-        copy: made from its config.
+        copy: made from its config, with its kernel or what a wrapper made of it.
     """
     for kernel, (a, b) in _KINDS.items():
         if not hasattr(source, a):
             continue
-        # Not by the copy's own: Keras 3.15 builds some layers again without their lora_alpha.
-        merged = value_of(getattr(source, kernel))
+        for name in (a, b):
+            getattr(copy, name).assign(value_of(getattr(source, name)))
+        # Keras 3.15 builds some layers again without their lora_alpha.
+        copy.lora_rank, copy.lora_alpha = source.lora_rank, source.lora_alpha
+        merged = value_of(getattr(copy, kernel))
         for name in (a, b):
             copy._untrack_variable(getattr(copy, name))
             delattr(copy, name)

@@ -34,7 +34,7 @@ class LowRank(WeightTransform):
     (arXiv:2106.09685).
     """
 
-    freezes = True
+    freezes = ends = True
 
     def __init__(
         self, rank: int, scale: float = 1.0, columns: Sequence[int] = (-1,), keep_zeros: bool = True
@@ -93,7 +93,7 @@ class LowRank(WeightTransform):
 class Frozen(WeightTransform):
     """A weight as it is, which does not train until `tfc.strip` ends it."""
 
-    freezes = True
+    freezes = ends = True
 
     @property
     def variables(self) -> list[Any]:
@@ -110,3 +110,8 @@ class Frozen(WeightTransform):
     def __call__(self, value: Any, training: Any = None) -> Any:
         """The weight."""
         return value
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class Still(Frozen):
+    """A moving statistic of a layer that works as in inference until `tfc.strip` ends it."""

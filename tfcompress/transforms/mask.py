@@ -69,3 +69,10 @@ class Mask(WeightTransform):
 
     def differentiated(self) -> None:
         """Called where a training step computes the gradient: when it is traced, or each time."""
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class KeptZeros(Mask):
+    """The zeros of a kernel that trains in a model of `tfc.adapt`, until `tfc.strip` ends it."""
+
+    ends = True

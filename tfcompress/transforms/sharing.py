@@ -11,7 +11,7 @@ INTEGERS = 256
 _SAMPLE = 4096
 
 
-def shares_values(kernel: np.ndarray, channel_axes: Sequence[int]) -> bool:
+def shares_values(kernel: np.ndarray, channel_axes: Sequence[int], *, least: float = 0.0) -> bool:
     """Whether its weights other than zero share values, beyond two that are equal by chance.
 
     So it is where no channel has more different ones than integers can tell apart, or where two
@@ -20,16 +20,24 @@ def shares_values(kernel: np.ndarray, channel_axes: Sequence[int]) -> bool:
     Args:
         kernel: the weights.
         channel_axes: its axes whose indices tell the output channel.
+        least: so large a part of the weights must be spared by sharing. 0 where nothing that is
+            shared may be missed, and more where nothing may be taken for it: of the values of a
+            few thousand weights two are equal by chance, and of those stored in 16 bits many.
     """
     other = kernel != 0
     values = kernel[other]
     # Of so many weights that share, two are equal in any case: most kernels need no more sorting.
     if len(np.unique(values[:_SAMPLE])) == len(values[:_SAMPLE]):
         return False
-    channels = channels_of(kernel.shape, channel_axes)[other]
-    if values_per_channel(values, channels).max() <= INTEGERS:
-        return True
-    return 2 * len(np.unique(values)) <= len(values)
+    different = len(np.unique(values))
+    in_channels = values_per_channel(values, channels_of(kernel.shape, channel_axes)[other])
+    if in_channels.max() <= INTEGERS:
+        # By chance, weights of different channels are equal much more often than those of one.
+        one_book = not least or different <= INTEGERS
+        stored = different if one_book else int(in_channels.sum())
+        if len(values) - stored > least * len(values):
+            return True
+    return 2 * different <= len(values) and (not least or different <= _SAMPLE)
 
 
 def channels_of(shape: Sequence[int], channel_axes: Sequence[int]) -> np.ndarray:

@@ -13,6 +13,7 @@ from tfcompress.errors import ModelTypeError
 from tfcompress.graph.copying import copy_model
 from tfcompress.keras3 import check_built, check_keras3
 from tfcompress.transforms.lora import has_lora, merge
+from tfcompress.transforms.low_rank import Still
 from tfcompress.transforms.wrapper import TransformedLayer, effective, wrappers
 from tfcompress.variables import value_of
 
@@ -78,6 +79,7 @@ def _bake(wrapper: TransformedLayer, copy: Any) -> None:
             "get_config and from_config that make it again."
         )
     thawed: list[Any] = []
+    rested = False
     places = {id(weight): index for index, weight in enumerate(wrapper.layer.weights)}
     for variable, transforms in wrapper.kernels:
         weight = copy.weights[places[id(variable)]]
@@ -85,25 +87,27 @@ def _bake(wrapper: TransformedLayer, copy: Any) -> None:
         for transform in transforms:
             if transform.replaces:
                 weight.trainable = any(own.trainable for own in transform.variables)
-            if transform.freezes:
+            rested = rested or transform.freezes
+            if transform.freezes and not isinstance(transform, Still):
                 thawed.append(weight)
-    if thawed:
+    if rested:
         thaw(copy, thawed)
 
 
 def thaw(layer: Any, weights: list[Any]) -> None:
     """Lets weights of a layer train again, and no others that did not."""
     before = [(weight, weight.trainable) for weight in layer.weights]
-    layer.trainable = True
+    for own in layer._flatten_layers():  # Keras passes nothing on where it is True already
+        own.trainable = True
     for weight, trained in before:
-        weight.trainable = trained or any(weight is own for own in weights)
+        weight.trainable = trained or any(weight is one for one in weights)
 
 
 def _unadapted(found: list[tuple[Any, Any]], layer: Any, copy: Any) -> Any:
     """In place of an adapted layer of a quantize-aware model, one with plain weights."""
     if not getattr(layer, "adapted", False):
         return copy
-    fresh = layer.remade([t for t in layer.transforms if not t.freezes], ())
+    fresh = layer.remade([t for t in layer.transforms if not t.ends], ())
     found.append((layer, fresh))
     return fresh
 

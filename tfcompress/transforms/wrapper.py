@@ -102,9 +102,18 @@ class TransformedLayer(keras.layers.Wrapper):
             outputs = self.layer(*args, **kwargs)
             self._prepare(called=True)
             return outputs
+        if self._freezes and not self.trainable:
+            # As in inference: some layers move statistics whenever they are trained.
+            training = False
+            if "training" in self._layer_signature.parameters:
+                kwargs = {**kwargs, "training": False}
         values = [(v, effective(v, own, training)) for v, own in self._kernels]
         with Substitution(values, self):
             return self.layer(*args, **kwargs)
+
+    @property
+    def _freezes(self) -> bool:
+        return any(transform.freezes for transform in self.transforms)
 
     def _accepted(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         takes = "training" in self._layer_signature.parameters
@@ -141,6 +150,11 @@ class TransformedLayer(keras.layers.Wrapper):
         for variable, own in self._kernels:
             for transform in own:
                 transform.settle(variable)
+        if self._freezes:
+            for layer in self.layer._flatten_layers():
+                norm = isinstance(layer, keras.layers.BatchNormalization)
+                if norm and layer.trainable and not layer.trainable_variables:
+                    layer.trainable = False  # or its statistics would move
 
     @property
     def trainable(self) -> bool:
