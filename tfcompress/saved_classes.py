@@ -24,6 +24,7 @@ _HOMES = {
     "Centroids": "transforms.centroids",
     "DistilledModel": "distillation.model",
     "Frozen": "transforms.low_rank",
+    "KeptZeros": "transforms.mask",
     "LowRank": "transforms.low_rank",
     "Mask": "transforms.mask",
     "PruningMask": "pruning.wrapped",
@@ -31,6 +32,13 @@ _HOMES = {
     "QuantizedLinear": "quantization.linear_layer",
     "QuantizedModel": "quantization.model",
     "QuantizedOperation": "quantization.layers",
+    "Still": "transforms.low_rank",
+}
+# HDF5 files tell a model's class by its bare name.
+_IN_HDF5 = {
+    "QuantizedModel": "QuantizedModel",
+    "TransformedFunctional": "TransformedModel",
+    "TransformedSequential": "TransformedModel",
 }
 
 
@@ -50,6 +58,8 @@ def _register(keras: ModuleType) -> None:
     for name in _HOMES:
         # The classes themselves take these places when they are imported.
         known.setdefault(f"tfcompress>{name}", _StandIn(name))
+    for bare, name in _IN_HDF5.items():
+        known.setdefault(bare, _StandIn(name))
     keras.saving.register_keras_serializable("tfcompress")(hard_sigmoid_of_keras2)
 
 

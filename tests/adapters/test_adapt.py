@@ -1,5 +1,9 @@
 """What `tfc.adapt` trains, what stays bit for bit, and what merging keeps."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -218,6 +222,35 @@ def test_lora_of_keras_on_an_adapted_layer():
     x = np.random.default_rng(0).normal(size=(8, 6)).astype("float32")
     assert np.abs(adapted(x) - model(x)).max() > 0.5
     np.testing.assert_array_equal(tfc.strip(adapted)(x), adapted(x))
+
+
+def test_a_new_process_loads_them_without_being_told(source, quantized, tmp_path):
+    """Of .keras and of HDF5 files, once tfcompress is imported."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization(center=False, scale=False)(inputs)
+    x = keras.layers.Dense(5, activation="softmax")(keras.layers.GlobalAveragePooling2D()(x))
+    models = {
+        "last.keras": tfc.adapt(quantized, "last"),
+        "still.keras": tfc.adapt(keras.Model(inputs, x), "lora"),
+        "zeros.keras": tfc.adapt(source, "last"),
+        "lora.h5": tfc.adapt(source),
+        "quantized.h5": quantized,
+        "sequential.h5": tfc.adapt(keras.Sequential([inputs, keras.layers.Flatten(),
+                                                     keras.layers.Dense(5)])),
+    }  # fmt: skip
+    for name, model in models.items():
+        model.save(tmp_path / name)
+        np.save(tmp_path / f"{name}.npy", model.predict(X, verbose=0))
+    np.save(tmp_path / "x.npy", X)
+    code = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+import tfcompress, keras, numpy as np
+x = np.load("x.npy")
+for name in {list(models)}:
+    found = keras.models.load_model(name, compile=False).predict(x, verbose=0)
+    np.testing.assert_allclose(found, np.load(name + ".npy"), rtol=1e-5, atol=1e-6)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 def test_adapted_models_save_load_and_convert(source, tmp_path):
