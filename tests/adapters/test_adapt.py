@@ -189,6 +189,12 @@ def test_zeros_of_a_quantize_aware_model_stay_where_nothing_else_keeps_them(sour
     np.testing.assert_array_equal(plain.predict(X, verbose=0), adapted.predict(X, verbose=0))
 
 
+def test_the_sparsity_of_a_quantize_aware_model(source, quantized):
+    plain, found = tfc.sparsity(source), tfc.sparsity(quantized)
+    assert found["scores"] == plain["scores"] > 0.4
+    assert found["total"] == pytest.approx(plain["total"])
+
+
 def test_the_last_layers_of_a_nested_model_with_two_heads():
     layers = keras.layers
     inner_input = keras.Input((4,))

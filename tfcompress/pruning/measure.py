@@ -6,7 +6,7 @@ import keras
 
 from tfcompress import registry
 from tfcompress.keras3 import check_built
-from tfcompress.transforms.wrapper import computed
+from tfcompress.transforms.wrapper import computed, effective
 from tfcompress.variables import value_of
 
 
@@ -36,6 +36,8 @@ def sparsity(model: keras.Model) -> dict[str, float]:
             changed[id(kernel)] if id(kernel) in changed else value_of(kernel)
             for kernel in registry.kernels(layer)
         ]
+        if getattr(layer, "transformed", None) is not None:  # of a quantize-aware model
+            kernels = [value_of(effective(layer.transformed, layer.transforms))]
         if kernels:
             own = sum(int((kernel == 0).sum()) for kernel in kernels)
             count = sum(kernel.size for kernel in kernels)
