@@ -11,8 +11,7 @@ long in the same way. Points are paired with the control of the same seed; "befo
 before training on. Then the smaller network is trained quantization-aware for two more epochs and
 converted, its file freed by `tfc.slim` of what no runtime reads. Latency: XNNPACK, one thread,
 files of one network and seed taking turns; "faster" is against the dense float file. With
-`--resume`, finished rows are kept in DIR. A full run of one network takes up to an hour on two
-cores.
+`--resume`, finished rows are kept in DIR. A network takes up to an hour of one core for each seed.
 """
 
 from __future__ import annotations
@@ -377,7 +376,7 @@ def main() -> None:
     parser = benchmark_parser(__doc__.splitlines()[0])
     parser.add_argument("--resume", metavar="DIR", help="keep finished rows here, and go on")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="jobs at a time")
-    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--seeds", type=int, default=1, help="how many (1)")
     parser.add_argument("--only", default="", help="only networks whose name holds this")
     parser.add_argument("--variants", default="", help="only variants whose name holds this")
     parser.add_argument("--plot", metavar="FILE", help="draw accuracy over latency")
