@@ -279,7 +279,7 @@ def _last(model: Any, layers: list[tuple[str, Any]]) -> set[int]:
     waiting = list(graph.outputs)
     while waiting:
         operation = waiting.pop()._keras_history.operation
-        held = getattr(operation, "_flatten_layers", list)()
+        held: list[Any] = getattr(operation, "_flatten_layers", list)()
         inside = [layer for layer in held if id(layer) in with_kernel]
         if inside and functional(operation) is not None:
             found |= _last(operation, layers)  # each of its own outputs
