@@ -339,37 +339,40 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(rows: list[dict[str, Any]], path: str) -> None:
-    """Accuracy over latency and over multiply-adds, a row of panels for each."""
+    """Points from the control over latency and over multiply-adds, two panels for each network."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     names = list(dict.fromkeys(row["network"] for row in rows))
-    figure, axes = pyplot.subplots(2, len(names), figsize=(5 * len(names), 8), squeeze=False)
-    for name, *panels in zip(names, *axes, strict=True):
-        for panel, key in zip(panels, ("ms", "multiply_adds"), strict=True):
-            own = [row for row in rows if row["network"] == name]
-            kinds = [k for k in dict.fromkeys(r["kind"] for r in own) if k not in (DENSE, CONTROL)]
-            for label, chosen, mark in (
+    figure, axes = pyplot.subplots(len(names), 2, figsize=(11, 3.6 * len(names)), squeeze=False)
+    for name, panels in zip(names, axes, strict=True):
+        own = [row for row in rows if row["network"] == name]
+        control = {row["seed"]: row["accuracy"] for row in own if row["kind"] == CONTROL}
+        kinds = [k for k in dict.fromkeys(row["kind"] for row in own) if k not in (DENSE, CONTROL)]
+        sizes = (("ms", 1, "ms on XNNPACK, one thread"), ("multiply_adds", 1e6, "M multiply-adds"))
+        for panel, (key, unit, label) in zip(panels, sizes, strict=True):
+            for title, chosen, mark in (
                 (CONTROL, [CONTROL], "s"),
                 ("smaller, float", [k for k in kinds if not k.endswith(INT8)], "o-"),
                 ("smaller, int8", [k for k in kinds if k.endswith(INT8)], "^-"),
             ):
-                points = sorted(
-                    (
-                        np.median([r[key] for r in own if r["kind"] == kind]),
-                        100 * np.mean([r["accuracy"] for r in own if r["kind"] == kind]),
-                    )
-                    for kind in chosen
-                )
-                panel.plot(*zip(*points, strict=True), mark, label=label)
-            label = "ms on XNNPACK, one thread" if key == "ms" else "multiply-adds"
-            panel.set(title=name, xlabel=label, ylabel="accuracy, %", xscale="log")
+                points = []
+                for kind in chosen:
+                    found = [row for row in own if row["kind"] == kind]
+                    off = [100 * (row["accuracy"] - control[row["seed"]]) for row in found]
+                    middle = float(np.mean(off))
+                    around = (middle - min(off), max(off) - middle)
+                    points.append((np.median([r[key] for r in found]) / unit, middle, *around))
+                x, y, *errors = zip(*sorted(points), strict=True) if points else ((), (), (), ())
+                panel.errorbar(x, y, errors, fmt=mark, capsize=3, label=title)
+            panel.set(title=name, xlabel=label, ylabel="points from the control")
+            panel.set_xlim(left=0)
             panel.grid(alpha=0.3)
             panel.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:
