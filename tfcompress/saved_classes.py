@@ -19,6 +19,7 @@ from tfcompress.legacy.activations import hard_sigmoid_of_keras2
 
 # name -> the module that defines it.
 _HOMES = {
+    "AlwaysTraining": "legacy.always",
     "TransformedLayer": "transforms.wrapper",
     "TransformedModel": "transforms.model",
     "Centroids": "transforms.centroids",

@@ -17,7 +17,7 @@ def randomized(model, norms_only=False):
         if norms_only and not isinstance(layer, L.BatchNormalization):
             continue
         for weight in layer._trainable_weights + layer._non_trainable_weights:
-            own = isinstance(layer, (L.Normalization, L.TextVectorization, L.StringLookup))
+            own = hasattr(layer, "adapt")
             if own or not weight.dtype.is_floating:
                 continue
             values = generator.normal(0, 0.3, weight.shape)
@@ -96,6 +96,22 @@ def masked():
     attended = L.MultiHeadAttention(2, 4)(e, e)
     pooled = L.GlobalAveragePooling1D()(e)
     return tk.Model(i, [L.LSTM(3)(e), L.Bidirectional(L.GRU(3))(e), pooled, attended])
+
+
+def masked_states():
+    """Masks beside states to begin with; two masks that become one."""
+    i, h = I((7,), dtype="int32"), I((3,))
+    e = L.Embedding(1000, 4, mask_zero=True)(i)
+    two = L.Concatenate(name="concatenate")([e, L.Embedding(1000, 2, mask_zero=True)(i)])
+    _, state = L.GRU(3, return_state=True)(two)
+    return tk.Model(
+        [i, h],
+        [
+            L.GRU(3)(e, initial_state=h),
+            L.Bidirectional(L.GRU(3))(e, initial_state=[h, h]),
+            L.GRU(3, return_sequences=True)(two, initial_state=state),
+        ],
+    )
 
 
 def convolutions():
@@ -188,6 +204,28 @@ def functions():
     )
 
 
+def more_functions():
+    i, free = I((6, 4)), I((None, 4))
+    sizes, shape = tf.shape(i), tf.shape(free)
+    pads = [[0, 0], [1, 2], [0, 0]]
+    best, places = tf.math.top_k(i, 2)
+    chosen = tf.argsort(i[:, :3, 0], direction="DESCENDING")
+    return tk.Model(
+        [i, free],
+        [
+            *(tf.reshape(i, [sizes[0], -1]), tf.reshape(i, [sizes[0], -1, 2])),
+            *(tf.reshape(free, [shape[0], -1]), tf.reshape(free, [shape[0], shape[1], 2, 2])),
+            *(tf.pad(i, pads, constant_values=2.0), tf.broadcast_to(i[:, :1], sizes)),
+            *(tf.norm(i, axis=-1), tf.norm(i, 1, axis=1, keepdims=True), best, places),
+            *(tf.sort(i, 1), tf.sort(i, 1, "DESCENDING"), tf.reverse(i, [1, 2])),
+            *(tf.roll(i, 2, 1), tf.roll(i, [1, 2], [1, 2]), tf.linalg.matrix_transpose(i)),
+            *(chosen, tf.gather(i, chosen, axis=1, batch_dims=1), tf.repeat(i, 2, axis=1)),
+            tf.gather(i[:, :, 0], chosen, batch_dims=1),
+            tf.gather(i, tf.argmax(i[:, :, 0], 1), batch_dims=1),
+        ],
+    )
+
+
 def nested():
     inner = tk.Sequential([I((6,)), L.Dense(4), L.BatchNormalization()])
     i, j = I((6,)), I((6,))
@@ -229,6 +267,12 @@ def added_loss():
     return model
 
 
+def padded():
+    ids = np.random.default_rng(1).integers(1, 1000, (3, 7)).astype("int32")
+    ids[:, 4:] = 0
+    return [ids, numbers((3,))()]
+
+
 def pair():
     a, b = numbers((6,), (6,))()
     return {"a": a, "b": b}
@@ -240,6 +284,7 @@ NETWORKS = {
     "recurrent": (recurrent, numbers((3, 4))),
     "bidirectional": (bidirectional, numbers((3, 4))),
     "masked": (masked, tokens(10, 3)),
+    "masked states": (masked_states, padded),
     "convolutions": (convolutions, numbers((12, 12, 3))),
     "other ranks": (other_ranks, numbers((12, 3), (5, 5, 5, 2))),
     "norms": (norms, numbers((6, 8))),
@@ -247,6 +292,7 @@ NETWORKS = {
     "merging": (merging, numbers((6,), (6,))),
     "shapes": (shapes, numbers((6, 4))),
     "functions": (functions, numbers((6, 4))),
+    "more functions": (more_functions, numbers((6, 4), (5, 4))),
     "nested": (nested, pair),
     "preprocessing": (preprocessing, numbers((4,))),
     "images": (images, numbers((8, 8, 3))),

@@ -231,16 +231,39 @@ def test_mistakes_are_errors_of_ours(small):
     for count in (1, 2.5, True):
         with pytest.raises(tfc.ConfigError, match="number_of_clusters"):
             tfc.legacy.cluster(small, count)
-    with pytest.raises(tfc.ConfigError, match="init"):
-        tfc.legacy.cluster(small, 4, init="best")
+    for init in ("best", ["best"]):
+        with pytest.raises(tfc.ConfigError, match="init"):
+            tfc.legacy.cluster(small, 4, init=init)
+    for flag in ("per_channel", "preserve_sparsity"):
+        with pytest.raises(tfc.ConfigError, match=flag):
+            tfc.legacy.cluster(small, 4, **{flag: "yes"})
+    with pytest.raises(tfc.ConfigError, match="fewer weights than clusters"):
+        tfc.legacy.cluster(small, 10**6)
     with pytest.raises(tfc.ConfigError, match="scheme"):
         tfc.legacy.quantize_aware(small, "int8-w4")
-    with pytest.raises(tfc.ConfigError, match="preserve"):
-        tfc.legacy.quantize_aware(small, preserve=["zeros"])
+    for preserve in (["zeros"], 3, ["sparsity", ["clusters"]]):
+        with pytest.raises(tfc.ConfigError, match="preserve"):
+            tfc.legacy.quantize_aware(small, preserve=preserve)
     pruned = tfc.legacy.prune(small, SCHEDULE)
     for again in (tfc.legacy.quantize_aware, lambda model: tfc.legacy.cluster(model, 4)):
         with pytest.raises(tfc.ConfigError, match="strip"):
             again(pruned)
+
+
+def test_kernels_that_are_too_small_for_blocks_or_clusters_are_left():
+    first, second = layers.Dense(4, name="first"), layers.Dense(2, name="second")
+    model = tk.Sequential([layers.Input((6,)), first, second])
+    pruned = tfc.legacy.prune(model, SCHEDULE, pattern="block:2x2")
+    assert [entry.name for entry in pruned.compression_report.left] == ["second"]
+    pruned.compile("sgd", "mse")
+    pruned.fit(np.ones((4, 6)), np.ones((4, 2)), verbose=0)  # died of the second one
+    clustered = tfc.legacy.cluster(model, 10)  # of 24 weights, and of 8
+    assert [entry.name for entry in clustered.compression_report.left] == ["second"]
+
+
+def test_a_single_word_is_what_to_preserve(small):
+    report = tfc.legacy.quantize_aware(small, preserve="sparsity").compression_report
+    assert report.settings["preserve"] == ["sparsity"]
 
 
 def test_a_given_callback_is_not_added_twice_and_saved_files_load(tmp_path):

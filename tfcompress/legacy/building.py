@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
 from tfcompress.legacy import layers
+from tfcompress.legacy.always import AlwaysTraining
 from tfcompress.legacy.layers import WithoutCounterpart, valid_name
 from tfcompress.legacy.nodes import flat, is_function, is_graph, mapped, nodes, walk
 from tfcompress.legacy.operations import operation
@@ -123,26 +126,34 @@ class Builder:
     def _wire(self, model: Any, prefix: str) -> None:
         """Calls the layers as tf_keras did."""
         values: dict[int, Any] = {}
+        names = _Names(model)
         for tensor in model.inputs:
-            values[id(tensor)] = _input(tensor)
+            source = tensor._keras_history.layer
+            try:
+                values[id(tensor)] = names.own(_input(tensor, names.of(source)))
+            except WithoutCounterpart as problem:
+                self.problems.append((prefix + source.name, "InputLayer", str(problem)))
         steps: list[Step] = []
-        taken: set[str] = set()
         for node in nodes(model):
             layer = node.layer
             if is_graph(layer) and id(layer) not in self.built:
                 self._wire(layer, f"{prefix}{layer.name}/")
                 if id(layer) in self.built:
                     self.layers[id(layer)] = layer, self.built[id(layer)].model
+            made = self.layers.get(id(layer), (None, None))[1]
+            if isinstance(made, keras.Layer):
+                made.name = names.of(layer)
         if _is_sequential(model) and not self.problems:
             chain = [self.layers[id(node.layer)][1] for node in nodes(model)]
             if all(isinstance(layer, keras.Layer) for layer in chain):
-                return self._chain(model, chain, prefix)
+                return self._chain(model, list(values.values()), chain, prefix)
         for node in nodes(model):
             layer, path = node.layer, prefix + node.layer.name
             try:
                 made = self.layers[id(layer)][1]
                 args, kwargs = arguments(node, made, values)
-                outputs = flat(made(*args, **kwargs))
+                called = self._in_its_mode(path, node, made, args, kwargs, names)
+                outputs = flat(called(*args, **kwargs))
             except KeyError:
                 continue  # what it reads has a problem, which is told
             except WithoutCounterpart as problem:
@@ -152,17 +163,35 @@ class Builder:
                 reason = f"Keras 3 refuses the call: {_first_line(error)}"
                 self.problems.append((path, type(layer).__name__, reason))
                 continue
-            if not isinstance(made, keras.Layer):
-                _name_operations(outputs, valid_name(layer.name), list(values.values()), taken)
+            if isinstance(made, keras.Layer):
+                names.give(map(_mask, map(names.own, outputs)), f"{made.name}_mask")
+            else:
+                names.give(outputs, names.of(layer), layer)
             values.update(zip(map(id, flat(node.outputs)), outputs, strict=False))
             steps.append(Step(path, node, made, outputs))
         if not self.problems:
             self.built[id(model)] = Built(self._model(model, values), steps)
 
-    def _chain(self, model: Any, chain: list[Any], prefix: str) -> None:
+    def _in_its_mode(
+        self, path: str, node: Any, made: Any, args: Any, kwargs: dict[str, Any], names: _Names
+    ) -> Any:
+        """The layer, so that the mode of this call is kept, which Keras 3 would override."""
+        mode, layer = kwargs.get("training"), node.layer
+        if not isinstance(made, keras.Layer) or not isinstance(mode, bool):
+            return made
+        if mode and len(args) == 1 and set(kwargs) <= {"training", "mask"}:
+            made(*args, **kwargs)  # builds it
+            del kwargs["training"]
+            return AlwaysTraining(made, name=names.once(layer))
+        if mode or any(map(_has_modes, layer._flatten_layers())):
+            told = f"is called with training={mode}, which Keras 3 does not keep in "
+            self.remarks.append((path, type(layer).__name__, told + ("predict" if mode else "fit")))
+        return made
+
+    def _chain(self, model: Any, inputs: list[Any], chain: list[Any], prefix: str) -> None:
         """Sequential: Keras calls the layers itself, each once."""
         try:
-            made = keras.Sequential([_input(model.inputs[0]), *chain], name=valid_name(model.name))
+            made = keras.Sequential([*inputs, *chain], name=valid_name(model.name))
         except Exception as error:  # whatever Keras 3 says of one of these calls
             reason = f"Keras 3 refuses a call in it: {_first_line(error)}"
             self.problems.append((prefix or model.name, type(model).__name__, reason))
@@ -201,9 +230,10 @@ class Builder:
             self.problems.append((model.name, type(model).__name__, reason))
         # From containers to what they hold: Keras 3 freezes all inside a layer that is frozen.
         found = [pair for pair in self.layers.values() if isinstance(pair[1], keras.Layer)]
+        training = _training(model)
         for old, new in sorted(found, key=lambda pair: -len(pair[1]._flatten_layers())):
-            if new.trainable != bool(old.trainable):
-                new.trainable = bool(old.trainable)
+            if new.trainable != (id(old) in training):
+                new.trainable = id(old) in training
 
 
 def arguments(node: Any, made: Any, values: Mapping[int, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -221,43 +251,121 @@ def arguments(node: Any, made: Any, values: Mapping[int, Any]) -> tuple[list[Any
             if isinstance(args[0], (list, tuple)):  # the states to begin with, after the sequence
                 args, kwargs["initial_state"] = [args[0][0]], list(args[0][1:])
             kwargs = {k: v for k, v in kwargs.items() if v is not None}
+        kwargs = _masked_as_in_keras2(made, args, kwargs)
     return args, kwargs
 
 
-def _name_operations(outputs: list[Any], name: str, known: list[Any], taken: set[str]) -> None:
-    """Names the operations that made tensors after the function that they stand for.
+def _masked_as_in_keras2(made: Any, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The options with the mask of the first argument, as Keras 2 fills it in.
 
-    Keras counts their names, and may find those of the model's own layers.
+    Keras 3 does so for layers that are called on one tensor only.
     """
-    reached, named = {id(tensor) for tensor in known}, set()
-    waiting = [tensor for tensor in outputs if hasattr(tensor, "_keras_history")]
-    while waiting:
-        tensor = waiting.pop(0)
-        if id(tensor) in reached:
-            continue
-        reached.add(id(tensor))
-        operation = tensor._keras_history.operation
-        if id(operation) not in named:
-            named.add(id(operation))
-            number, fresh = 1, name
-            while fresh in taken:
-                number += 1
-                fresh = f"{name}_{number}"
-            operation.name = fresh
-            taken.add(fresh)
-        for node in operation._inbound_nodes:
-            waiting += node.input_tensors
+    others = flat([args[1:], kwargs])
+    if not made._call_has_mask_arg or kwargs.get("mask") is not None:
+        return kwargs
+    if not args or not any(hasattr(value, "shape") for value in others):
+        return kwargs
+    masks = mapped(_mask, args[0])
+    return kwargs if all(mask is None for mask in flat(masks)) else {**kwargs, "mask": masks}
 
 
-def _input(tensor: Any) -> Any:
+def _training(layer: Any) -> set[int]:
+    """The `id` of each layer that trains as part of one, itself too.
+
+    In Keras 2 nothing in a frozen layer trains, also where its own flag is set anew.
+    """
+    if not layer.trainable:
+        return set()
+    inside = layer._flatten_layers(recursive=False, include_self=False)
+    return {id(layer)}.union(*map(_training, inside))
+
+
+def _has_modes(layer: Any) -> bool:
+    """Whether it computes other values in training."""
+    return is_random(layer) or "BatchNormalization" in type(layer).__name__
+
+
+def is_random(layer: Any) -> bool:
+    """Whether a tf_keras layer draws numbers in training."""
+    kind = type(layer).__name__
+    if any(word in kind for word in ("Dropout", "Noise", "Random")):
+        return bool(getattr(layer, "rate", 1.0))
+    return any(getattr(layer, name, 0) for name in ("dropout", "recurrent_dropout"))
+
+
+def _mask(tensor: Any) -> Any:
+    """What both versions of Keras note at a tensor of either."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+class _Names:
+    """Names in a model, each once: of its layers, and of the operations between them.
+
+    Keras counts the names of operations, and may find those of the model's own layers.
+
+    Args:
+        model: the tf_keras model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._names: dict[int, str] = {}
+        self._taken: set[str] = set()
+        self._known: set[int] = set()
+        self._calls = Counter(id(node.layer) for node in nodes(model))
+        inputs = [tensor._keras_history.layer for tensor in model.inputs]
+        # First those that stay as they are.
+        for layer in sorted([*inputs, *model.layers], key=lambda layer: "/" in layer.name):
+            if id(layer) not in self._names:
+                self._names[id(layer)] = self._fresh(valid_name(layer.name))
+        self._unused = dict(self._names)
+
+    def of(self, layer: Any) -> str:
+        """The name of a tf_keras layer in Keras 3."""
+        return self._names.get(id(layer)) or valid_name(layer.name)
+
+    def once(self, layer: Any) -> str:
+        """The name of a layer for one call of it, apart from its other calls."""
+        return self.of(layer) if self._calls[id(layer)] == 1 else self._fresh(self.of(layer))
+
+    def own(self, tensor: Any) -> Any:
+        """Notes that what made a tensor has its name; gives the tensor."""
+        if hasattr(tensor, "_keras_history"):
+            self._known.add(id(tensor._keras_history.operation))
+        return tensor
+
+    def give(self, tensors: Iterable[Any], name: str, layer: Any = None) -> None:
+        """Names the operations that made tensors, back to those that have names.
+
+        Args:
+            tensors: what they made.
+            name: for all of them; they are counted.
+            layer: the tf_keras layer that they stand for, if any, whose name the last one gets.
+        """
+        waiting, own = list(tensors), self._unused.pop(id(layer), "")
+        while waiting:
+            tensor = waiting.pop(0)
+            operation = getattr(tensor, "_keras_history", (None,))[0]
+            if operation is None or id(operation) in self._known:
+                continue
+            self._known.add(id(operation))
+            operation.name, own = own or self._fresh(name), ""
+            for node in operation._inbound_nodes:
+                waiting += node.input_tensors
+
+    def _fresh(self, name: str) -> str:
+        number, fresh = 1, name
+        while fresh in self._taken:
+            number += 1
+            fresh = f"{name}_{number}"
+        self._taken.add(fresh)
+        return fresh
+
+
+def _input(tensor: Any, name: str) -> Any:
     kind = type(tensor.type_spec).__name__
     if kind != "TensorSpec":
         raise WithoutCounterpart(f"its input {tensor.name!r} is a {kind}")
-    return keras.Input(
-        batch_shape=tuple(tensor.shape),
-        dtype=tensor.dtype.name,
-        name=valid_name(tensor._keras_history.layer.name),
-    )
+    return keras.Input(batch_shape=tuple(tensor.shape), dtype=tensor.dtype.name, name=name)
 
 
 def _is_sequential(model: Any) -> bool:
@@ -269,5 +377,8 @@ def _first(inputs: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """The reason that Keras gives, without what it puts before it and colours."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error).rpartition("Exception encountered:")[2])
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Exception encountered")] or lines
     return lines[0] if lines else type(error).__name__

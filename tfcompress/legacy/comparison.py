@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfcompress.errors import VerificationError
-from tfcompress.legacy.building import Builder, Built, Step, arguments
+from tfcompress.legacy.building import Builder, Built, Step, arguments, is_random
 from tfcompress.legacy.nodes import flat, is_function, is_graph, walk
 from tfcompress.legacy.operations import Sizes
 
@@ -37,17 +38,30 @@ def check_equal(old: Any, new: Built, builder: Builder, data: list[np.ndarray]) 
     import tensorflow as tf
 
     tensors = [tf.convert_to_tensor(array) for array in data]
-    kept = [(s, s.numpy()) for _, layer in walk(old) for s in _states(layer)]
+    states = [state for _, layer in walk(old) for state in _states(layer)]
     try:
-        for state, value in kept:  # the new model's begin with zeros
-            state.assign(0 * value)
-        return _compare(old, new, builder, tensors)
+        with _unchanged(old, states), _unchanged(new.model):
+            for state in states:  # the new model's begin with zeros
+                state.assign(0 * state.numpy())
+            return _compare(old, new, builder, tensors)
     finally:
-        for state, value in kept:
-            state.assign(value)
+        new.model._clear_losses()  # those of the compiled run are no numbers outside it
         for layer in new.model._flatten_layers():
             if getattr(layer, "stateful", False) and hasattr(layer, "reset_state"):
                 layer.reset_state()
+
+
+@contextmanager
+def _unchanged(layer: Any, more: Sequence[Any] = ()) -> Iterator[None]:
+    """Gives the statistics back that layers called with training=True change, here or inside."""
+    name = "_non_trainable_" + ("variables" if isinstance(layer, keras.Layer) else "weights")
+    found = [v for inside in layer._flatten_layers() for v in getattr(inside, name)]
+    kept = [(v, np.array(v)) for v in [*found, *more] if hasattr(v, "assign")]
+    try:
+        yield
+    finally:
+        for variable, value in kept:
+            variable.assign(value)
 
 
 def _states(layer: Any) -> list[Any]:
@@ -56,11 +70,14 @@ def _states(layer: Any) -> list[Any]:
 
 
 def _compare(old: Any, new: Built, builder: Builder, tensors: list[Any]) -> float:
+    import tensorflow as tf
+
     _compare_steps(new.steps, dict(zip(map(id, old.inputs), tensors, strict=True)), builder)
     if any(_is_random(step) for found in builder.built.values() for step in found.steps):
         return 0.0  # each layer has been compared, and no two runs of the whole are the same
     expected = flat(_call2(old, tensors))
-    actual = flat(_call3(new.model, tensors))
+    # As predict runs it, where Keras 3 may compute otherwise than when it is called.
+    actual = flat(tf.function(_call3, autograph=False)(new.model, tensors))
     if len(expected) != len(actual):
         raise VerificationError(
             f"The Keras 3 model gives {len(actual)} outputs, the Keras 2 model {len(expected)}."
@@ -78,16 +95,23 @@ def _compare(old: Any, new: Built, builder: Builder, tensors: list[Any]) -> floa
 
 
 def _is_random(step: Step) -> bool:
-    kind = type(step.node.layer).__name__
+    """Whether it draws numbers at inference."""
     wanted = step.node.call_kwargs.get("training") is True
-    return wanted and any(word in kind for word in ("Dropout", "Noise", "Random"))
+    return wanted and any(map(is_random, step.node.layer._flatten_layers()))
 
 
 def difference(expected: Any, actual: Any) -> float:
-    """The largest difference relative to the largest value; infinite for other shapes or types."""
+    """The largest difference relative to the largest value; infinite for other shapes or types.
+
+    Whole numbers of other types are equal where all values are: lookup layers of Keras 3 count in
+    int64, those of Keras 2 in float32.
+    """
     a, b = np.asarray(expected), np.asarray(actual)
-    if a.shape != b.shape or (a.dtype != b.dtype and {a.dtype.kind, b.dtype.kind} - set("iu")):
+    kinds = {a.dtype.kind, b.dtype.kind}
+    if a.shape != b.shape or (a.dtype != b.dtype and (kinds == {"f"} or kinds - set("iuf"))):
         return np.inf
+    if a.dtype != b.dtype:
+        return 0.0 if (a == b).all() else np.inf
     if a.dtype.kind not in "fc" and a.dtype.name != "bfloat16":
         return 0.0 if (a == b).all() else np.inf
     if a.size == 0:
@@ -105,15 +129,20 @@ def _compare_steps(steps: list[Step], values: dict[int, Any], builder: Builder) 
     for step in steps:
         layer = step.node.layer
         args, kwargs = arguments(step.node, None, values)
-        expected = flat(_call2(layer, *args, **kwargs))
+        with _unchanged(layer):
+            expected = flat(_call2(layer, *args, **kwargs))
         values.update(zip(map(id, flat(step.node.outputs)), expected, strict=False))
+        if _is_random(step):
+            remark = (
+                "is random at inference too (training=True): its values were not compared, and "
+                "TFLite cannot draw them"
+            )
+            builder.remarks.append((step.path, type(layer).__name__, remark))
         if is_graph(layer):
             inner = dict(zip(map(id, layer.inputs), flat(args[0]), strict=True))
             _compare_steps(builder.built[id(layer)].steps, inner, builder)
             continue
         if _is_random(step):
-            remark = "is random at inference too (training=True): its values were not compared"
-            builder.remarks.append((step.path, type(layer).__name__, remark))
             continue
         args, kwargs = arguments(step.node, step.layer, values)
         actual = flat(_call3(step.layer, *args, **kwargs))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,7 +57,14 @@ def load(path: str | os.PathLike[str], custom_objects: Mapping[str, Any], safe_m
             f"keras_metadata.pb. Received: {what}. Keras 3 models load with "
             "keras.models.load_model."
         )
-    if safe_mode and _holds_code(path):
+    try:
+        code = safe_mode and _holds_code(path)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ModelTypeError(
+            f"{str(path)!r} must hold the config of a model of Keras 2. Received one that cannot "
+            f"be read ({error}): save the model again."
+        ) from error
+    if code:
         raise ConfigError(
             f"{str(path)!r} holds Lambda layers, which are Python code that loading runs. If you "
             "trust where it comes from, give safe_mode=False."
@@ -83,6 +92,10 @@ def _loaded(path: Path, custom_objects: Mapping[str, Any], safe_mode: bool) -> A
 
         with h5py.File(path, "r") as file:
             return load_model(file, custom_objects=dict(custom_objects), compile=True)
+    if zipfile.is_zipfile(path) and path.suffix != ".keras":
+        with tempfile.TemporaryDirectory() as folder:  # tf_keras goes by the name
+            named = shutil.copy(path, Path(folder) / "model.keras")
+            return _loaded(Path(named), custom_objects, safe_mode)
     return load_model(path, custom_objects=dict(custom_objects), safe_mode=safe_mode)
 
 

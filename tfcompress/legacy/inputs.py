@@ -22,7 +22,8 @@ def random_inputs(model: Any, seed: int = 0) -> list[np.ndarray]:
 
     Returns:
         Floats from a normal distribution, integers below the smallest table that they look
-        into, words that lookup layers know among others that they do not.
+        into, with zeros at the ends of some rows as padding has them, words that lookup layers
+        know among others that they do not.
     """
     generator = np.random.default_rng(seed)
     return [_array(model, tensor, generator) for tensor in model.inputs]
@@ -35,13 +36,23 @@ def _array(model: Any, tensor: Any, generator: Any) -> np.ndarray:
         words = np.array([*_words(model), "a", "unknown word", ""], dtype=object)
         return generator.choice(words, shape)
     if dtype == "bool":
-        return generator.random(shape) < 0.5
+        flags = generator.random(shape) < 0.5
+        flags[..., 0] = True  # a mask that leaves nothing gives whatever numbers
+        return flags
     sizes = _table_sizes(model, tensor)
     if sizes or not dtype.startswith(("float", "bfloat")):
         top = min(sizes) if sizes else (256 if dtype == "uint8" else 2)
-        return generator.integers(0, top, shape).astype(dtype)
+        return _padded(generator.integers(0, top, shape), top).astype(dtype)
     values = generator.normal(size=shape)
     return values.astype("float32" if dtype == "bfloat16" else dtype)
+
+
+def _padded(numbers: np.ndarray, top: int) -> np.ndarray:
+    """With zeros where the last row ends, which masks leave out, but never a row of zeros only."""
+    if numbers.ndim in (2, 3) and numbers.shape[-1] > 1 and top > 1:
+        numbers[-1:, ..., (numbers.shape[-1] + 1) // 2 :] = 0
+        numbers[..., 0] = np.maximum(numbers[..., 0], 1)
+    return numbers
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:

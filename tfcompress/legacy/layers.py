@@ -23,6 +23,11 @@ _OPTIONS_RENAMED = {
 }
 _ADDED: dict[str, dict[str, Any]] = {"SyncBatchNormalization": {"synchronized": True}}
 _ACTIVATIONS = ("activation", "recurrent_activation")
+# Functions of tf.nn that layers are given, by the names that Keras 3 has them under.
+_OF_TENSORFLOW = (
+    *("relu", "relu6", "elu", "selu", "gelu", "silu", "swish", "leaky_relu", "softmax"),
+    *("log_softmax", "sigmoid", "softplus", "softsign", "tanh"),
+)
 # Options that Keras 3 does not have, with the values that change nothing; None: any value.
 _WITHOUT_EFFECT: Mapping[str, Collection[Any] | None] = {
     "batch_input_shape": None,
@@ -88,8 +93,14 @@ def translated(
     if kind in _HOLDERS:
         return _HOLDERS[kind](layer, config, inner)
     if kind == "Lambda":
-        arguments = dict(layer.arguments or {})
-        return keras.layers.Lambda(layer.function, arguments=arguments, name=config["name"])
+        return keras.layers.Lambda(
+            layer.function,
+            output_shape=layer._output_shape,
+            mask=layer.mask,
+            arguments=dict(layer.arguments or {}),
+            name=config["name"],
+            dtype=config["dtype"],
+        )
     cls: Any = getattr(keras.layers, _RENAMED.get(kind, kind), None) or _of_application(layer)
     if cls is None:
         raise WithoutCounterpart(f"Keras 3 has no {kind}")
@@ -154,6 +165,11 @@ def _activation(function: Any, inner: Any, custom_objects: Mapping[str, Any]) ->
     if function is None:
         return None
     if isinstance(function, keras2().layers.Layer):
+        if function.weights:
+            raise WithoutCounterpart(
+                f"its activation is a {type(function).__name__} with weights, which Keras 3 does "
+                "not load again inside a layer: make it a layer of its own behind this one"
+            )
         return inner(function)
     activations = keras2().activations
     if function is activations.hard_sigmoid:
@@ -161,6 +177,9 @@ def _activation(function: Any, inner: Any, custom_objects: Mapping[str, Any]) ->
     name = getattr(function, "__name__", type(function).__name__)
     if name in custom_objects:
         return custom_objects[name]
+    module, plain = str(getattr(function, "__module__", "")), name.removesuffix("_v2")
+    if module.startswith("tensorflow.") and plain in _OF_TENSORFLOW:
+        return getattr(keras.activations, plain)
     ours = getattr(keras.activations, name, None)
     if ours is None or getattr(activations, name, None) is not function:
         raise WithoutCounterpart(
@@ -188,8 +207,14 @@ def _learned(layer: Any, config: dict[str, Any]) -> None:
     elif kind == "Discretization":
         config["bin_boundaries"] = [float(edge) for edge in layer.bin_boundaries]
         config["num_bins"] = None
+        # Compiled, an integer type is taken for its inputs' too.
+        config["dtype"] = config["dtype"] if "float" in config["dtype"] else "float32"
     elif kind in ("StringLookup", "IntegerLookup") or kind == "TextVectorization":
-        config["vocabulary"] = list(layer.get_vocabulary(include_special_tokens=False))
+        words = config["vocabulary"] = list(layer.get_vocabulary(include_special_tokens=False))
+        lookup = getattr(layer, "_lookup_layer", layer)
+        if lookup.output_mode == "tf_idf":  # of words that it knows; Keras weighs others alike
+            start = lookup._token_start_index()
+            config["idf_weights"] = lookup.idf_weights.numpy()[start : start + len(words)].tolist()
 
 
 def _time_distributed(layer: Any, config: dict[str, Any], inner: Any) -> keras.Layer:

@@ -22,7 +22,7 @@ def operation(layer: Any) -> Callable[..., Any]:
         WithoutCounterpart: nothing known does.
     """
     symbol = str(getattr(layer, "symbol", None) or getattr(layer.function, "__name__", "?"))
-    found = _TABLE.get(symbol.removeprefix("compat.v1."))
+    found = _TABLE.get(symbol) or _TABLE.get(symbol.removeprefix("compat.v1."))
     if found is None:
         raise WithoutCounterpart(f"no operation of Keras 3 is known for the function tf.{symbol}")
     return found
@@ -110,8 +110,23 @@ def _cast(x: Any, dtype: Any, name: Any = None) -> Any:
 
 
 def _reshape(tensor: Any, shape: Any, name: Any = None) -> Any:
-    sizes = shape.sizes if isinstance(shape, Sizes) else shape
-    return ops.reshape(tensor, tuple(_size(size) for size in sizes))
+    given = shape.sizes if isinstance(shape, Sizes) else shape
+    sizes = tuple(_size(size) for size in given)
+    if sizes.count(-1) < 2:
+        return ops.reshape(tensor, sizes)
+    if isinstance(given[0], int) or sizes[1:].count(-1) > 1:
+        raise WithoutCounterpart("tf.reshape to a shape of several open sizes")
+    return keras.layers.Reshape(sizes[1:])(tensor)  # it keeps the first, whatever that will be
+
+
+def _broadcast(input: Any, shape: Any, name: Any = None) -> Any:
+    sizes = [_size(size) for size in (shape.sizes if isinstance(shape, Sizes) else shape)]
+    for _ in range(len(sizes) - len(input.shape)):
+        input = ops.expand_dims(input, 0)
+    pairs = list(zip(input.shape, sizes, strict=True))
+    if any(size == -1 and own is not None for own, size in pairs):
+        raise WithoutCounterpart("tf.broadcast_to an open size")
+    return ops.tile(input, [size if own == 1 else 1 for own, size in pairs])
 
 
 def _transpose(a: Any, perm: Any = None, conjugate: bool = False, name: Any = None) -> Any:
@@ -193,6 +208,11 @@ def _pad(tensor: Any, paddings: Any, mode: str = "CONSTANT", constant_values: An
     return ops.pad(tensor, widths, mode=mode.lower(), constant_values=value)
 
 
+def _pad1(tensor: Any, paddings: Any, mode: str = "CONSTANT", name: Any = None,
+          constant_values: Any = 0) -> Any:  # fmt: skip
+    return _pad(tensor, paddings, mode, constant_values)
+
+
 def _tile(input: Any, multiples: Any, name: Any = None) -> Any:
     return ops.tile(input, tuple(int(times) for times in multiples))
 
@@ -222,7 +242,18 @@ def _one_hot(indices: Any, depth: int, on_value: Any = None, off_value: Any = No
 def _gather(params: Any, indices: Any, validate_indices: Any = None, axis: Any = None,
             batch_dims: int = 0, name: Any = None) -> Any:  # fmt: skip
     if batch_dims:
-        raise WithoutCounterpart("tf.gather with batch_dims")
+        axis = batch_dims if axis is None else axis % len(params.shape)
+        if len(indices.shape) == batch_dims == axis:  # one of each row
+            only = _gather(params, ops.expand_dims(indices, -1), batch_dims=batch_dims)
+            return ops.squeeze(only, axis)
+        if axis != batch_dims or len(indices.shape) != batch_dims + 1:
+            raise WithoutCounterpart("tf.gather with batch_dims of another axis than the next one")
+        for _ in params.shape[axis + 1 :]:
+            indices = ops.expand_dims(indices, -1)
+        times = [1] * (axis + 1) + list(params.shape[axis + 1 :])
+        if None in times:
+            raise WithoutCounterpart("tf.gather with batch_dims and open sizes behind its axis")
+        return ops.take_along_axis(params, ops.tile(indices, times), axis=axis)
     return ops.take(params, indices, axis=0 if axis is None else axis)
 
 
@@ -280,6 +311,44 @@ def _relu(x: Any, alpha: float = 0.0, max_value: Any = None, threshold: float = 
     return layer(x)
 
 
+def _norm(tensor: Any, ord: Any = "euclidean", axis: Any = None, keepdims: Any = None,
+          name: Any = None) -> Any:  # fmt: skip
+    ord = None if ord == "euclidean" else ord
+    return ops.norm(tensor, ord=ord, axis=_axes(axis), keepdims=bool(keepdims))
+
+
+def _top_k(input: Any, k: int = 1, sorted: bool = True, index_type: Any = "int32",
+           name: Any = None) -> Any:  # fmt: skip
+    values, indices = ops.top_k(input, int(k), sorted=sorted)
+    return values, ops.cast(indices, _name(index_type))
+
+
+def _sort(values: Any, axis: int = -1, direction: str = "ASCENDING", name: Any = None) -> Any:
+    found = ops.sort(values, axis=axis)
+    return found if direction == "ASCENDING" else ops.flip(found, axis=axis)
+
+
+def _argsort(values: Any, axis: int = -1, direction: str = "ASCENDING", stable: bool = False,
+             name: Any = None) -> Any:  # fmt: skip
+    return ops.argsort(values if direction == "ASCENDING" else ops.negative(values), axis=axis)
+
+
+def _reverse(tensor: Any, axis: Any, name: Any = None) -> Any:
+    return ops.flip(tensor, axis=_axes(axis))
+
+
+def _roll(input: Any, shift: Any, axis: Any, name: Any = None) -> Any:
+    return ops.roll(input, _axes(shift), axis=_axes(axis))
+
+
+def _repeat(input: Any, repeats: int, axis: Any = None, name: Any = None) -> Any:
+    return ops.repeat(input, int(repeats), axis=axis)
+
+
+def _matrix_transpose(a: Any, name: Any = None, conjugate: bool = False) -> Any:
+    return ops.swapaxes(a, -1, -2)
+
+
 def _flip(axis: int) -> Callable[..., Any]:
     def call(image: Any) -> Any:
         return ops.flip(image, axis=axis)
@@ -304,6 +373,10 @@ _TABLE: dict[str, Callable[..., Any]] = {
     "convert_to_tensor": _convert, "identity": _identity, "stop_gradient": _identity,
     "zeros_like": _like(ops.zeros_like), "ones_like": _like(ops.ones_like),
     "math.add_n": _add_n, "math.cumsum": _cumsum, "shape": _shape,
+    "compat.v1.pad": _pad1, "broadcast_to": _broadcast, "norm": _norm, "linalg.norm": _norm,
+    "math.top_k": _top_k, "nn.top_k": _top_k, "sort": _sort, "argsort": _argsort,
+    "reverse": _reverse, "roll": _roll, "repeat": _repeat,
+    "linalg.matrix_transpose": _matrix_transpose,
     "image.flip_left_right": _flip(-2), "image.flip_up_down": _flip(-3),
 }  # fmt: skip
 _TABLE |= {

@@ -50,6 +50,11 @@ def cannot_prune(layer: Any, options: dict[str, Any]) -> str:
         return "tfmot prunes blocks of matrices only"
     if "sparsity_m_by_n" in options and not ranks <= {2, 4}:
         return "tfmot prunes N:M of kernels of rank 2 and 4 only"
+    block = options.get("block_size", (1, 1))
+    if block != (1, 1) and any(
+        size <= side for weight in weights for size, side in zip(weight.shape, block, strict=True)
+    ):
+        return "tfmot needs two blocks or more along each side of a kernel"
     return ""
 
 
@@ -71,13 +76,24 @@ def clustering_options(count: int, init: str, per_channel: bool) -> dict[str, An
         "density": "DENSITY_BASED",
         "random": "RANDOM",
     }
-    if init not in starts:
+    if not isinstance(init, str) or init not in starts:
         raise ConfigError(f"`init` must be one of {list(starts)}. Received: {init!r}")
+    check_flag("per_channel", per_channel)
     return {
         "number_of_clusters": int(count),
         "cluster_centroids_init": tfmot().clustering.keras.CentroidInitialization[starts[init]],
         "cluster_per_channel": per_channel,
     }
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Checks that an argument is True or False.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"`{name}` must be True or False. Received: {value!r}")
 
 
 def cannot_cluster(layer: Any, options: dict[str, Any], zeros: bool) -> str:
@@ -103,12 +119,35 @@ def cannot_cluster(layer: Any, options: dict[str, Any], zeros: bool) -> str:
             size //= int(kernel.shape[-1])
         if size <= count:
             return "it has no more weights than clusters"
+    elif any(np.prod(w.shape) < count for w in _clusterable(layer, registry)):
+        return "it has fewer weights than clusters"
     return ""
+
+
+def _clusterable(layer: Any, registry: Any) -> list[Any]:
+    if type(layer) in registry._LAYERS_WEIGHTS_MAP:
+        return [getattr(layer, name) for name in registry._weight_names(layer)]
+    recurrent = hasattr(layer, "cell") or hasattr(layer, "forward_layer")
+    cells = registry._get_rnn_cells(layer) if recurrent else []
+    found = [getattr(cell, name, None) for cell in cells for name in ("kernel", "recurrent_kernel")]
+    return [weight for weight in found if weight is not None]
 
 
 def has_zeros(layer: Any) -> bool:
     """Whether a weight of rank 2 or more is exactly zero."""
     return any(len(w.shape) > 1 and (w.numpy() == 0).any() for w in layer.weights)
+
+
+def kept(preserve: Collection[str]) -> list[str]:
+    """What of the weights is to stay, checked.
+
+    Raises:
+        ConfigError: it is none of what tfmot knows.
+    """
+    names = preserve if isinstance(preserve, (list, tuple, set, frozenset)) else [preserve]
+    if any(name not in ("sparsity", "clusters") for name in names):
+        raise ConfigError(f'`preserve` takes "sparsity" and "clusters". Received: {preserve!r}')
+    return sorted(names)
 
 
 def quantization_scheme(preserve: Collection[str]) -> Any:
@@ -118,19 +157,15 @@ def quantization_scheme(preserve: Collection[str]) -> Any:
         default_8bit_quantize_scheme as plain,
     )
 
-    kept = {preserve} if isinstance(preserve, str) else set(preserve)
-    if not kept <= {"sparsity", "clusters"}:
-        raise ConfigError(
-            f'`preserve` takes "sparsity" and "clusters". Received: {sorted(map(repr, kept))}'
-        )
+    names = set(preserve)
     place = f"{collab_opts.__name__}"
-    if not kept:
+    if not names:
         return plain.Default8BitQuantizeScheme()
-    if kept == {"sparsity"}:
+    if names == {"sparsity"}:
         module = _module(f"{place}.prune_preserve.default_8bit_prune_preserve_quantize_scheme")
         return module.Default8BitPrunePreserveQuantizeScheme()
     module = _module(f"{place}.cluster_preserve.default_8bit_cluster_preserve_quantize_scheme")
-    return module.Default8BitClusterPreserveQuantizeScheme("sparsity" in kept)
+    return module.Default8BitClusterPreserveQuantizeScheme("sparsity" in names)
 
 
 def cannot_quantize(layer: Any, model: Any, scheme: Any) -> str:

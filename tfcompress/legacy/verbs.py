@@ -120,6 +120,7 @@ def cluster(
     """
     _check_plain(model, "cluster")
     options = support.clustering_options(number_of_clusters, init, per_channel)
+    support.check_flag("preserve_sparsity", preserve_sparsity)
     report = CompressionReport(
         "legacy.cluster", {"number_of_clusters": number_of_clusters, "init": init}
     )
@@ -169,7 +170,7 @@ def quantize_aware(
     Raises:
         ModelTypeError: no tf_keras model whose graph is known.
         ScopeError: a pattern matches no layer.
-        ConfigError: another scheme, or nothing to quantize.
+        ConfigError: another scheme, something else to preserve, or nothing to quantize.
 
     Example:
         >>> qmodel = tfc.legacy.quantize_aware(model, preserve=("sparsity", "clusters"))
@@ -182,10 +183,9 @@ def quantize_aware(
             f'`scheme` must be "int8", the only one that tfmot offers. Received: {scheme!r}. '
             "Others: tfc.quantize_aware(tfc.legacy.to_keras3(model), scheme)."
         )
-    how = support.quantization_scheme(preserve)
-    report = CompressionReport(
-        "legacy.quantize_aware", {"scheme": scheme, "preserve": sorted(preserve)}
-    )
+    names = support.kept(preserve)
+    how = support.quantization_scheme(names)
+    report = CompressionReport("legacy.quantize_aware", {"scheme": scheme, "preserve": names})
     copy = copied(model)
     choice = Choice(copy, include, exclude)
     reasons: dict[int, str] = {}
