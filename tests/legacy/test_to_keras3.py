@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -155,6 +158,9 @@ def test_dropout_that_is_on_at_inference_stays_on_and_is_said(tmp_path):
         assert (np.asarray(model(x, training=False)) != np.asarray(model(x))).all()
         assert model.get_layer("mc").layer.rate == 0.5
     assert np.count_nonzero(new(x)) == 2  # the second Dropout is off
+    code = "import tfcompress, keras; keras.models.load_model('new.keras')"
+    environment = {**os.environ, "PYTHONPATH": str(Path(tfc.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
     assert any("mc" in note and "random" in note for note in new.compression_report.notes)
 
 

@@ -135,7 +135,7 @@ def _compare_steps(steps: list[Step], values: dict[int, Any], builder: Builder) 
         if _is_random(step):
             remark = (
                 "is random at inference too (training=True): its values were not compared, and "
-                "TFLite cannot draw them"
+                "TFLite cannot draw them: call it without training=True for a .tflite"
             )
             builder.remarks.append((step.path, type(layer).__name__, remark))
         if is_graph(layer):
