@@ -348,6 +348,6 @@ def test_whole_heads_of_attention_that_is_written_out(positions):
     tokens = rng.integers(1, 30, (5, 8))
     np.testing.assert_allclose(smaller(tokens), model(tokens), atol=1e-5)
     qmodel = tfc.quantize_aware(smaller, "int8-matmul", calibration_data=tokens)
-    np.testing.assert_array_equal(
-        tfc.convert(qmodel, "int8-matmul").predict(tokens), qmodel.predict(tokens, verbose=0)
-    )
+    given = tfc.convert(qmodel, "int8-matmul").predict(tokens)
+    # The softmax is float, of which each library rounds the last bit in its own way.
+    np.testing.assert_allclose(given, qmodel.predict(tokens, verbose=0), rtol=1e-6)
