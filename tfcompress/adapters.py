@@ -73,7 +73,8 @@ def adapt(
 
     Returns:
         The new model, not compiled, whose `compression_report` tells what trains in each layer.
-        A layer of which nothing trains works as in inference, and so does a BatchNormalization.
+        A layer of which nothing trains works as in inference, and so does such a
+        BatchNormalization inside a layer of your own.
 
     Raises:
         ModelTypeError: no built Keras 3 model, or a subclassed one that cannot be rebuilt.
@@ -207,10 +208,9 @@ class _Choice:
                     part.added[id(weight)] = self._low_rank(layer, weight)
             else:
                 part.frozen.add(id(weight))
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
-            # (one with weights is at rest when these are frozen)
-            own = () if layer.trainable_variables else part.weights
-            part.still |= {id(weight) for weight in own if id(weight) not in seen}
+        norm = isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        if norm and not layer.trainable_variables:  # (others are at rest where theirs are frozen)
+            part.still |= {id(weight) for weight in part.weights} - seen
             seen |= part.still
         if id(layer) in self.excluded:
             part.reason = "excluded"

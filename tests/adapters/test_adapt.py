@@ -167,6 +167,17 @@ def test_statistics_do_not_move(method, tmp_path):
         assert all(layer.trainable for layer in plain._flatten_layers())
 
 
+def test_what_is_frozen_inside_a_layer_stays_so():
+    inputs = keras.Input((4,))
+    block = NormedBlock(name="block")
+    model = keras.Model(inputs, keras.layers.Dense(2)(block(inputs)))
+    block.dense.trainable = False
+    plain = tfc.strip(tfc.adapt(model, "biases"))  # of the block, the shift trains
+    found = plain.get_layer("block")
+    assert not found.dense.trainable and found.norm.trainable
+    assert [w.trainable for w in plain.weights] == [w.trainable for w in model.weights]
+
+
 @pytest.mark.parametrize("shape", [(64, 64), (128, 128), (3, 3, 16, 32), (64, 256)])
 def test_kernels_whose_values_are_equal_by_chance_are_adapted(shape):
     for seed in range(10):

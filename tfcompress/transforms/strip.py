@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -91,13 +92,14 @@ def _bake(wrapper: TransformedLayer, copy: Any) -> None:
             if transform.freezes and not isinstance(transform, Still):
                 thawed.append(weight)
     if rested:
-        thaw(copy, thawed)
+        held = zip(wrapper.layer._flatten_layers(), copy._flatten_layers(), strict=True)
+        thaw(copy, thawed, [fresh for own, fresh in held if any(own is r for r in wrapper.rested)])
 
 
-def thaw(layer: Any, weights: list[Any]) -> None:
-    """Lets weights of a layer train again, and no others that did not."""
+def thaw(layer: Any, weights: list[Any], rested: Sequence[Any] = ()) -> None:
+    """Lets weights of a layer, and layers at rest in it, train again; no others that did not."""
     before = [(weight, weight.trainable) for weight in layer.weights]
-    for own in layer._flatten_layers():  # Keras passes nothing on where it is True already
+    for own in (layer, *rested):  # Keras passes nothing on where it is True already
         own.trainable = True
     for weight, trained in before:
         weight.trainable = trained or any(weight is one for one in weights)

@@ -67,6 +67,7 @@ class TransformedLayer(keras.layers.Wrapper):
         object.__setattr__(self, "_pending", {k: list(v) for k, v in transforms.items()})
         object.__setattr__(self, "_shapes", dict(shapes or {}))
         object.__setattr__(self, "_kernels", ())
+        object.__setattr__(self, "rested", [])  # layers inside that are not to move statistics
         self.transform_variables: list[Any] = []
         if layer.built:
             self._prepare()
@@ -155,6 +156,7 @@ class TransformedLayer(keras.layers.Wrapper):
                 norm = isinstance(layer, keras.layers.BatchNormalization)
                 if norm and layer.trainable and not layer.trainable_variables:
                     layer.trainable = False  # or its statistics would move
+                    self.rested.append(layer)
 
     @property
     def trainable(self) -> bool:
