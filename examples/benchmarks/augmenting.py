@@ -11,9 +11,9 @@ SHIFT, MIXED = 4, 0.5
 
 
 def augmented(
-    x: np.ndarray, y: np.ndarray, seed: int, copies: int
+    x: np.ndarray, y: np.ndarray, seed: int, copies: int, mixed: float = MIXED
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mirrored, shifted by up to 4 pixels, half of them mixed with another of the same copy.
+    """Mirrored, shifted by up to 4 pixels, some of them mixed with another of the same copy.
 
     Mixing is mixup's (Zhang et al. 2018, https://arxiv.org/abs/1710.09412), evenly distributed.
 
@@ -22,6 +22,7 @@ def augmented(
         y: their classes (n,), of 10.
         seed: the same for every row that is to see the same images.
         copies: how many of each image.
+        mixed: share of the images that are mixed.
 
     Returns:
         (copies, n, rows, columns, channels) uint8 and labels (copies, n, 10).
@@ -40,10 +41,10 @@ def augmented(
                 for image, (r, c), flip in zip(padded, corners, mirrored, strict=True)
             ]
         )
-        own = (draw.random(len(x)) < MIXED) * draw.beta(1.0, 1.0, len(x))
+        own = (draw.random(len(x)) < mixed) * draw.beta(1.0, 1.0, len(x))
         own, other = 1 - own.astype("float32"), draw.permutation(len(x))
-        mixed = own[:, None, None, None] * made + (1 - own)[:, None, None, None] * made[other]
-        images[copy] = np.rint(mixed)
+        blend = own[:, None, None, None] * made + (1 - own)[:, None, None, None] * made[other]
+        images[copy] = np.rint(blend)
         labels[copy] = own[:, None] * one_hot + (1 - own)[:, None] * one_hot[other]
     return images, labels
 

@@ -137,7 +137,8 @@ class Network:
         epochs: of training once it is smaller.
         rate: the learning rate that these begin with.
         variants: name -> what makes the smaller network.
-        copies: augmented copies of the images, of which each epoch sees one; 0: as they are.
+        copies: mirrored and shifted copies of the images, of which each epoch sees one; 0: as
+            they are.
         teaching: share of the labels that the dense network gives, and its temperature.
     """
 
@@ -163,7 +164,7 @@ NETWORKS = {
         },
     ),
     "CIFAR-10, MobileNet-style": Network(
-        cifar10, lambda: tfc.models.mobilenet_small((32, 32, 3), 10, alpha=3), ((30, 2e-3),), 10,
+        cifar10, lambda: tfc.models.mobilenet_small((32, 32, 3), 10, alpha=2.5), ((24, 2e-3),), 20,
         2e-3, {"shrink 0.5": shrunk(0.5, 8), "shrink 0.7": shrunk(0.7, 8)}, COPIES,
     ),
     "Fashion-MNIST, depthwise-separable": Network(
@@ -198,7 +199,7 @@ def train(model: keras.Model, pool: Pool, epochs: int, rate: float, seed: int,
 def pool_of(network: Network, x: np.ndarray, y: np.ndarray, seed: int) -> Pool:
     """What a network trains on: (copies, n, ...) examples and (copies, n, classes) labels."""
     if network.copies:
-        return augmented(x, y, seed, network.copies)
+        return augmented(x, y, seed, network.copies, mixed=0.0)
     return x[None], np.eye(int(y.max()) + 1, dtype="float32")[y][None]
 
 

@@ -1,6 +1,8 @@
 import json
+import os
 import subprocess
 import sys
+import time
 import zipfile
 
 import keras
@@ -98,6 +100,23 @@ def test_convert_one(capsys, keras_file, small_model, images):
     assert main(["convert", str(keras_file)]) == 2, "an existing file is not replaced unasked"
     assert "--overwrite" in capsys.readouterr().err
     assert main(["convert", str(keras_file), "--overwrite", "--precision", "fp16"]) == 0
+
+
+def test_a_command_that_is_terminated_leaves_nothing(keras_file, tmp_path):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    command = [sys.executable, "-m", "tfcompress.cli.main", "convert", str(keras_file)]
+    running = subprocess.Popen(
+        command, env={**os.environ, "TMPDIR": str(folder)}, stderr=subprocess.PIPE
+    )
+    while not list(folder.glob("tfcompress-*")):
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.05)
+    running.terminate()
+    running.communicate(timeout=60)
+    assert running.returncode == 143
+    assert not list(folder.glob("tfcompress-*"))
+    assert not keras_file.with_suffix(".tflite").exists()
 
 
 def test_convert_several_with_data(capsys, keras_file, images, tmp_path):

@@ -462,6 +462,9 @@ def test_command(capsys, scored, int8_file, tmp_path):
     assert main([*arguments, "--require", f"accuracy>={accuracy + 0.01}"]) == 1
     assert main([*arguments, "--require", "accuracy<=0.01"]) == 1
     assert main([*arguments, "--require", "f1>=0.5"]) == 2
+    # Said before anything is run: the file is not even opened.
+    assert main(["evaluate", "missing.tflite", *arguments[2:], "--require", "f1>=0.5"]) == 2
+    assert "names a metric" in capsys.readouterr().err
     assert main([*arguments, "--require", "accuracy"]) == 2
     assert main([*arguments, "--metrics", "acuracy"]) == 2
     capsys.readouterr()

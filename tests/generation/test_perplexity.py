@@ -121,6 +121,7 @@ def test_command_measures_a_text(model, tflite, tmp_path, capsys):
     for more, said in (
         (["--workers", "7", "--metrics", "bleu"], "without --metrics, --workers"),
         (["--limit", "-3"], "--limit is at least 2"),
+        (["--require", "accuracy>=0.5"], "names a metric that is measured"),
     ):
         assert main([*text, *more]) == 2
         assert said in capsys.readouterr().err

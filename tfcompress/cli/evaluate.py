@@ -69,7 +69,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     from tfcompress.files import check_writable, write_json
     from tfcompress.runtime.model import TFLiteModel
 
-    conditions = [_condition(text) for text in options.require]
+    conditions = [_condition(text, _figures(options)) for text in options.require]
     if options.text is not None:
         _check_text(options)
     if options.out:
@@ -153,7 +153,17 @@ def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _condition(text: str) -> Callable[[dict[str, Any]], bool]:
+def _figures(options: argparse.Namespace) -> list[str]:
+    """Names of the figures that are going to be measured, without those of outputs before them."""
+    if options.text is not None:
+        return ["perplexity", "cross_entropy", "tokens"]
+    names = [name.strip() for name in options.metrics.split(",")]
+    if "rouge" in names:
+        names += ["rouge1", "rouge2", "rougeL"]
+    return [*names, "examples"]
+
+
+def _condition(text: str, figures: list[str]) -> Callable[[dict[str, Any]], bool]:
     found = re.fullmatch(r"\s*(\w+)\s*(>=|<=)\s*([-+.\deE]+)\s*", text)
     try:
         name, sign, value = found[1], found[2], float(found[3])  # type: ignore[index]
@@ -161,6 +171,11 @@ def _condition(text: str) -> Callable[[dict[str, Any]], bool]:
         raise ConfigError(
             f"--require takes a metric and a bound, as accuracy>=0.9. Received: {text!r}"
         ) from None
+    # Before the work, as far as that is known: outputs' names are not.
+    if not any(name == figure or name.endswith(f"_{figure}") for figure in figures):
+        raise ConfigError(
+            f"--require names a metric that is measured: {figures}. Received: {name!r}"
+        )
     compare = operator.ge if sign == ">=" else operator.le
 
     def holds(row: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 
 import tfcompress
+from tfcompress import stopping
 from tfcompress.cli.console import Console
 from tfcompress.errors import CompressError, ConfigError
 
@@ -58,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     options = build_parser().parse_args(arguments)
     try:
-        code: int = options.run(options, Console(options.json))
+        with stopping.terminable():
+            code: int = options.run(options, Console(options.json))
     except CompressError as error:
         print(f"tfcompress {options.command}: {error}", file=sys.stderr)
         return USAGE if isinstance(error, ConfigError) else FAILED

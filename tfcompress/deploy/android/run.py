@@ -11,14 +11,13 @@ import os
 import re
 import secrets
 import shlex
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from tfcompress import stopping
 from tfcompress.deploy.android import adb as adb_module
 from tfcompress.deploy.android import commands, device, profile, program, results
 from tfcompress.deploy.android.placement import Placement, parse_placement
@@ -427,20 +426,20 @@ def _placed(
 def _workplace(target: device.Device, notes: list[str]) -> Iterator[str]:
     """A folder on the device, removed in the end together with what runs from it."""
     folder = f"{device.ROOT}/tfcompress-{secrets.token_hex(6)}"
-    with _terminable():
+    with stopping.terminable():
         try:
             output = target.shell(f"mkdir -p {folder}")
             if output.code != 0:
                 raise DeviceError(target.adb.explain(["shell", "mkdir"], output))
             yield folder
         except BaseException as error:
-            with _undisturbed():
+            with stopping.undisturbed():
                 left = _clean(target, folder)
             if left and isinstance(error, DeviceError):
                 raise DeviceError(f"{error} {left}") from error
             raise
         else:
-            with _undisturbed():
+            with stopping.undisturbed():
                 left = _clean(target, folder)
             if left:
                 notes.append(left)
@@ -453,35 +452,3 @@ def _clean(target: device.Device, folder: str) -> str:
     except DeviceError as error:
         return f"What was pushed may still be in {folder} ({error})"
     return ""
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Makes SIGTERM an exception, so that what was begun is cleaned up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, _: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Puts Ctrl-C and SIGTERM off while cleaning up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
