@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: as exceptions, so that what was begun is cleaned up, or put off until it is."""
+"""SIGTERM and Ctrl-C: as exceptions, to clean up what was begun, or put off until it is."""
 
 from __future__ import annotations
 
