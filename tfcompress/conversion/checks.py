@@ -9,7 +9,7 @@ import numpy as np
 
 from tfcompress.errors import CompressError, ConversionError, CorruptFileError, DeviceError
 from tfcompress.report import CompressionReport
-from tfcompress.runtime import proof
+from tfcompress.runtime import exchange, proof
 from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.isolation import JobError
 from tfcompress.runtime.layer_names import LayerNames
@@ -51,7 +51,7 @@ def run_once(
         elif dtypes[info.name].startswith(("float", "bfloat")):
             real = generator.standard_normal((1, *info.shape)).astype(np.float32)
         else:
-            real = proof.idle_value(info)[None]
+            real = exchange.idle_value(info)[None]
         inputs.append(quantize(real, info))
     try:
         outputs = proof.trial(tflite.content, inputs=inputs)

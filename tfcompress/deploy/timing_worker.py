@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.runtime import adapter, placement, proof, xnnpack
+from tfcompress.runtime import adapter, exchange, placement, proof, xnnpack
 from tfcompress.runtime.helper_process import answer_questions
 
 
@@ -126,5 +126,5 @@ def make_inputs(infos: list[adapter.TensorInfo], seed: int = 0) -> list[np.ndarr
             noise = generator.integers(limits.min, limits.max, info.shape, endpoint=True)
             values.append(noise.astype(info.dtype))
         else:
-            values.append(proof.idle_value(info))
+            values.append(exchange.idle_value(info))
     return values

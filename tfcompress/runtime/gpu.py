@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from tfcompress.errors import ConfigError, DeviceError
 from tfcompress.runtime import adapter, proof, schema, vulkan
+from tfcompress.runtime.exchange import exchanged
 from tfcompress.runtime.gpu_session import MODULE, NO_ADAPTER, RUNTIME, Adapter, GpuPlacement
 from tfcompress.runtime.isolation import JobError, run_isolated
 from tfcompress.runtime.model import input_infos, output_infos
@@ -86,23 +86,14 @@ def run(
     check_setting(precision, runtime, delegate)
     runtime = adapter.resolve_runtime(runtime if delegate else RUNTIME)
     proof.prove(content, runtime=runtime)
-    with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
-        path, result = os.path.join(folder, "model.tflite"), os.path.join(folder, "outputs.npz")
-        with open(path, "wb") as file:
-            file.write(content)
-        data = None
-        if inputs is not None:
-            data = os.path.join(folder, "inputs.npz")
-            np.savez(data, *inputs)
+    with exchanged(content, inputs) as (arguments, outputs):
         try:
             value, _ = run_isolated(
                 "tfcompress.runtime.gpu_session:job",
                 {
-                    "path": path,
+                    **arguments,
                     "precision": precision,
                     "threads": threads,
-                    "inputs": data,
-                    "result": result,
                     "environment": environment(),
                     "runtime": runtime,
                     "delegate": delegate,
@@ -115,9 +106,7 @@ def run(
             )
         except JobError as error:
             raise device_error(str(error), died=error.reason != "exception") from None
-        with np.load(result) as outputs:
-            arrays = [outputs[f"arr_{i}"] for i in range(len(outputs.files))]
-    return arrays, placement(value)
+        return outputs(), placement(value)
 
 
 def placement(value: dict[str, Any]) -> GpuPlacement:

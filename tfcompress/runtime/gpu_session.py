@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Final
@@ -23,7 +23,8 @@ from typing import IO, Any, Final
 import numpy as np
 
 from tfcompress.errors import DeviceError
-from tfcompress.runtime import adapter, placement, proof, schema
+from tfcompress.runtime import adapter, placement, schema
+from tfcompress.runtime.exchange import run_on
 from tfcompress.runtime.model import input_infos, output_infos
 
 RUNTIME: Final = "ai-edge-litert"
@@ -334,11 +335,7 @@ def job(
         session = open_session(
             file.read(), precision=precision, threads=threads, runtime=runtime, delegate=delegate
         )
-    columns = [proof.idle_value(info)[None] for info in session.inputs]
-    if inputs is not None:
-        with np.load(inputs) as arrays:
-            columns = [arrays[f"arr_{i}"] for i in range(len(columns))]
-    np.savez(result, *_runs(session, columns))
+    run_on(session, inputs, result)
     return asdict(session.placement)
 
 
@@ -349,11 +346,3 @@ def set_environment(variables: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-
-
-def _runs(session: Any, columns: Sequence[np.ndarray]) -> list[np.ndarray]:
-    runs = [
-        session.run({info.index: value for info, value in zip(session.inputs, values, strict=True)})
-        for values in (zip(*columns, strict=True) if columns else [()])
-    ]
-    return [np.stack(column) for column in zip(*runs, strict=True)]

@@ -9,13 +9,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import tempfile
-from typing import Any
 
 import numpy as np
 
 from tfcompress.errors import CorruptFileError, DeviceError
 from tfcompress.runtime import adapter, schema, soundness
+from tfcompress.runtime.exchange import exchanged, idle_value, run_on
 from tfcompress.runtime.isolation import JobError, run_isolated
 
 # Far above what any honest model takes for one inference on one thread of a slow board, with
@@ -109,8 +108,8 @@ def trial(
         content: bytes of a `.tflite` file that has passed `read_sound`.
         runtime: runtime to run it on.
         backend: as for `adapter.Session`.
-        inputs: stored values for each input in the interpreter's order, (runs, *shape); None
-            for one run on zeros (the zero point where quantized), valid for token ids too.
+        inputs: stored values for each input in the interpreter's order, (runs, *shape); None for
+            one run on zeros.
 
     Returns:
         The outputs' stored values, (runs, *shape).
@@ -121,24 +120,11 @@ def trial(
     """
     runtime = adapter.resolve_runtime(runtime)
     seconds = float(os.environ.get("TFCOMPRESS_TRIAL_SECONDS", _TRIAL_SECONDS))
-    with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
-        path, result = os.path.join(folder, "model.tflite"), os.path.join(folder, "outputs.npz")
-        with open(path, "wb") as file:
-            file.write(content)
-        data = None
-        if inputs is not None:
-            data = os.path.join(folder, "inputs.npz")
-            np.savez(data, *inputs)
+    with exchanged(content, inputs) as (arguments, outputs):
         try:
             run_isolated(
                 f"{__name__}:_trial_job",
-                {
-                    "path": path,
-                    "runtime": runtime,
-                    "backend": backend,
-                    "inputs": data,
-                    "result": result,
-                },
+                {**arguments, "runtime": runtime, "backend": backend},
                 preload=preload(runtime),
                 seconds=seconds + len(content) / 20e6,
                 memory=_TRIAL_BYTES + 6 * len(content),
@@ -151,8 +137,7 @@ def trial(
                 f"({runtime}, {backend}): {error} Convert the model again, or fetch the file "
                 "again; if you are sure of it, raise TFCOMPRESS_TRIAL_SECONDS."
             ) from None
-        with np.load(result) as outputs:
-            return [outputs[f"arr_{i}"] for i in range(len(outputs.files))]
+        return outputs()
 
 
 def preload(runtime: str) -> tuple[str, ...]:
@@ -163,26 +148,8 @@ def preload(runtime: str) -> tuple[str, ...]:
 def _trial_job(path: str, runtime: str, backend: str, inputs: str | None, result: str) -> None:
     with open(path, "rb") as file:
         session = adapter.Session(file.read(), runtime=runtime, backend=backend)
-    columns = [idle_value(info)[None] for info in session.inputs]
-    if inputs is not None:
-        with np.load(inputs) as arrays:
-            columns = [arrays[f"arr_{i}"] for i in range(len(columns))]
-    runs = []
-    for number in range(len(columns[0]) if columns else 1):
-        values = {info.index: c[number] for info, c in zip(session.inputs, columns, strict=True)}
-        runs.append([_plain(value) for value in session.run(values)])
+    run_on(session, inputs, result)
     for signature in session.signatures()[1:] if inputs is None else ():
         for name, info in signature.inputs.items():
             signature.view(name)[...] = idle_value(info)
         signature.run()
-    np.savez(result, *(np.stack(column) for column in zip(*runs, strict=True)))
-
-
-def idle_value(info: adapter.TensorInfo) -> np.ndarray:
-    """An input that every model accepts: zeros, the zero point where quantized."""
-    return np.full(info.shape, info.zero_point if info.scale else 0, info.dtype)
-
-
-def _plain(value: Any) -> np.ndarray:
-    array = np.asarray(value)
-    return array.astype(bytes) if array.dtype == object else array
