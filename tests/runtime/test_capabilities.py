@@ -19,9 +19,9 @@ from tfcompress.runtime.capabilities import (
     decide,
     decide_all,
 )
-from tfcompress.runtime.conditions import Case, Surroundings
 from tfcompress.runtime.partitions import partitions
 from tfcompress.runtime.placement import actual_placement, between, delegate_nodes
+from tfcompress.runtime.surroundings import Case, Surroundings
 
 CASES = cases()
 

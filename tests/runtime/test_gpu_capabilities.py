@@ -13,8 +13,8 @@ from operator_cases import cases
 from tfcompress.errors import DeviceError
 from tfcompress.runtime import adapter, capabilities, gpu, schema
 from tfcompress.runtime.capabilities import decide_all
-from tfcompress.runtime.conditions import Case, Surroundings
 from tfcompress.runtime.gpu_capabilities import GPU_CAPABILITIES
+from tfcompress.runtime.surroundings import Case, Surroundings
 
 AT_ONCE = 24
 

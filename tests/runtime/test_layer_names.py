@@ -11,8 +11,8 @@ from keras import layers
 
 import tfcompress as tfc
 from tfcompress.runtime import schema
-from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.layer_names import LayerNames
+from tfcompress.runtime.surroundings import Surroundings
 
 
 def names(model: schema.Model) -> list[str]:

@@ -10,7 +10,6 @@ import numpy as np
 from tfcompress.errors import CompressError, ConversionError, CorruptFileError, DeviceError
 from tfcompress.report import CompressionReport
 from tfcompress.runtime import exchange, proof
-from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.isolation import JobError
 from tfcompress.runtime.layer_names import LayerNames
 from tfcompress.runtime.model import (
@@ -21,6 +20,7 @@ from tfcompress.runtime.model import (
     quantize,
 )
 from tfcompress.runtime.noise import signal_to_noise, trace_noise
+from tfcompress.runtime.surroundings import Surroundings
 from tfcompress.transforms.sharing import channels_of, values_per_channel
 
 ENOUGH_DB = 20.0

@@ -10,7 +10,6 @@ import numpy as np
 
 from tfcompress.deploy.timing_worker import make_inputs
 from tfcompress.runtime import adapter, gpu
-from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.exposure import stored_values
 from tfcompress.runtime.gpu_session import GpuPlacement
 from tfcompress.runtime.model import (
@@ -23,6 +22,7 @@ from tfcompress.runtime.model import (
     quantize,
 )
 from tfcompress.runtime.schema import Tensor
+from tfcompress.runtime.surroundings import Surroundings
 
 LARGEST_HALF: Final = 65504.0
 """The largest number that float16 holds."""

@@ -20,11 +20,11 @@ import numpy as np
 from tfcompress.errors import ConfigError
 from tfcompress.files import write_json
 from tfcompress.runtime import capabilities, schema, sparse_rules, versions
-from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.layer_names import LayerNames
 from tfcompress.runtime.model import Sizes, TFLiteModel, numpy_dtype
 from tfcompress.runtime.partitions import partitions as group
 from tfcompress.runtime.sparse_rules import Violation
+from tfcompress.runtime.surroundings import Surroundings
 from tfcompress.tables import aligned
 
 SPARSE: Final = "xnnpack-sparse"

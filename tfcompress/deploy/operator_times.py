@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.exposure import cut
 from tfcompress.runtime.layer_names import LayerNames
 from tfcompress.runtime.model import TFLiteModel
+from tfcompress.runtime.surroundings import Surroundings
 
 METHOD: Final = "prefixes of the graph"
 CHUNK_BYTES: Final = 256 << 20

@@ -40,10 +40,10 @@ from tfcompress.runtime.capability import (
     Capability,
     Decision,
 )
-from tfcompress.runtime.conditions import Case, Surroundings
 from tfcompress.runtime.gpu_capabilities import GPU_CAPABILITIES
 from tfcompress.runtime.partitions import largest, partitions
 from tfcompress.runtime.schema import Model, Operator, SubGraph, Tensor
+from tfcompress.runtime.surroundings import Case, Surroundings, is_half_constant
 
 TARGETS: Final = ("xnnpack", "gpu")
 """The targets that the table knows."""
@@ -516,7 +516,7 @@ def _unpacks(case: Case, target: str) -> bool:
     if not case.surroundings.unpacks(case.operator):
         return False
     packed = case.input(0)
-    return target == "xnnpack" or (packed is not None and on.is_half_constant(case, packed))
+    return target == "xnnpack" or (packed is not None and is_half_constant(case, packed))
 
 
 def _decide_unpacking(case: Case, target: str) -> Decision:

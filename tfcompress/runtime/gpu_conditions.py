@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from tfcompress.runtime.conditions import Case, Condition, is_half_constant
+from tfcompress.runtime.conditions import Condition
 from tfcompress.runtime.schema import Tensor
+from tfcompress.runtime.surroundings import Case, is_half_constant
 
 MAX_RANK: Final = 4
 """The most dimensions of a tensor on the GPU: batch, height, width, channels."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from tfcompress.runtime.conditions import Case, Condition
+from tfcompress.runtime.conditions import Condition
 from tfcompress.runtime.gpu_conditions import known
+from tfcompress.runtime.surroundings import Case
 
 _GROUP: Final = 4
 _ROWS: Final = 524_280

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import re
 
-from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.schema import Model, Operator, SubGraph
+from tfcompress.runtime.surroundings import Surroundings
 
 _OF_KERNELS = re.compile(
     r"^(?P<scope>.+?)/(separable_conv2d/depthwise|separable_conv2d|convolution|depthwise"

@@ -16,9 +16,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.layer_names import LayerNames
 from tfcompress.runtime.schema import Model, Operator, Tensor
+from tfcompress.runtime.surroundings import Surroundings
 
 _IMAGE, _BODY, _AFTER = "image", "body", "after"
 """Where a tensor stands: before the first convolution, in the sparse part, behind its mean."""

@@ -18,9 +18,9 @@ import numpy as np
 from tfcompress.errors import DeviceError
 from tfcompress.quiet import native_stderr
 from tfcompress.runtime import adapter, schema
-from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.exposure import expose
 from tfcompress.runtime.model import TFLiteModel, input_infos, output_infos
+from tfcompress.runtime.surroundings import Surroundings
 
 # Signed and unsigned 8-bit operators, kernels that are computed: the runtime's own defaults, which
 # flags replace; without the first two int8 models leave XNNPACK.

@@ -9,11 +9,11 @@ import numpy as np
 from tfcompress.errors import VerificationError
 from tfcompress.report import CompressionReport
 from tfcompress.runtime import proof
-from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.exposure import stored_values
 from tfcompress.runtime.layer_names import LayerNames
 from tfcompress.runtime.model import TFLiteModel, input_infos
 from tfcompress.runtime.packing import opened, packed
+from tfcompress.runtime.surroundings import Surroundings
 from tfcompress.surgery.file_channels import FileChannels
 
 # Random inputs on which the file is run, to read constants and to check what came out.

@@ -11,9 +11,9 @@ import re
 from typing import Final
 
 from tfcompress.deploy.operator_times import OperatorTime
-from tfcompress.runtime.conditions import Surroundings
 from tfcompress.runtime.layer_names import LayerNames
 from tfcompress.runtime.model import TFLiteModel
+from tfcompress.runtime.surroundings import Surroundings
 
 _START: Final = "Run Order"
 _TIMED: Final = "Operator-wise Profiling Info"
