@@ -65,7 +65,7 @@ _HOMES = {
     "watch_baseline": "deploy.watch_baseline",
     "FidelityReport": "deploy.fidelity",
     "verify": "deploy.verify",
-    "InspectionReport": "deploy.inspection",
+    "InspectionReport": "deploy.inspection_report",
     "inspect": "deploy.inspection",
     "convert": "conversion.convert",
     "convert_decoder": "generation.convert_decoder",

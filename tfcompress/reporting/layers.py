@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tfcompress.deploy.inspection import InspectionReport
+from tfcompress.deploy.inspection_report import InspectionReport
 from tfcompress.reporting.findings import Histogram, Layer
 from tfcompress.runtime import schema
 
