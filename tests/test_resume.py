@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 import tfcompress as tfc
-from tfcompress import resume
+from tfcompress.resume import replay, seeds
 
 sys.path.insert(0, str(Path(__file__).parent))
 import resume_run as run
@@ -274,7 +274,7 @@ def test_another_seed_is_an_error(saved, tmp_path):
 
 
 def test_no_seed_is_a_warning(tmp_path, monkeypatch, recwarn):
-    monkeypatch.setattr(resume, "_seed", lambda: None)
+    monkeypatch.setattr(seeds, "seed", lambda: None)
     callback = tfc.Resume(tmp_path / "run")
     model = run.build()
     model.fit(verbose=0, callbacks=[callback], **run.data("unshuffled"))
@@ -345,15 +345,15 @@ def test_earlier_epochs_are_read_in_full_only_where_they_matter(name, monkeypatc
 
     def orders(restarts, monkeypatch):
         iterator = data()
-        monkeypatch.setattr(resume, "_restarts", lambda data: restarts)
-        resume._replay(Path("save"), iterator, 2, 1)
+        monkeypatch.setattr(replay, "restarts", lambda data: restarts)
+        replay.replay(Path("save"), iterator, 2, 1)
         return [
             tf.nest.map_structure(lambda t: t.numpy().tobytes(), next(step[-1]))
             for _ in range(2)
             for step in iterator
         ]
 
-    assert resume._restarts(data()) == short
+    assert replay.restarts(data()) == short
     if short:
         assert orders(True, monkeypatch) == orders(False, monkeypatch)
 

@@ -40,7 +40,7 @@ _HOMES = {
     "Schedule": "schedules",
     "plot_schedule": "plots",
     "register_layer": "registry",
-    "Resume": "resume",
+    "Resume": "resume.callback",
     "Pruner": "pruning.pruner",
     "PruningCallback": "pruning.callback",
     "prune": "pruning.prune",

@@ -14,7 +14,7 @@ from tfcompress.errors import ConfigError, TrainingError
 from tfcompress.pipeline.data import Data
 from tfcompress.pipeline.objective import Objective
 from tfcompress.pipeline.training import Augmentation, Training
-from tfcompress.resume import Resume
+from tfcompress.resume.callback import Resume
 
 Tell = Callable[[float, str], None]  # share done, what is seen
 

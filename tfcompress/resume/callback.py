@@ -1,30 +1,24 @@
-"""`Resume`: training that is killed and started again ends with the weights it would have had."""
+"""`Resume`, the callback."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import random
-import re
 import sys
 import warnings
-import zlib
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfcompress import files, registry
-from tfcompress.errors import ConfigError, CorruptFileError, DataError, ModelTypeError
+from tfcompress.errors import ConfigError, DataError, ModelTypeError
 from tfcompress.keras3 import check_keras3
+from tfcompress.resume import replay, saves, seeds
 from tfcompress.variables import value_of
 
 _NAME = "training.save"
-_MAGIC = b"tfcompress training save 1\n"
 
 
 class Resume(keras.callbacks.Callback):
@@ -110,14 +104,14 @@ class Resume(keras.callbacks.Callback):
         self._begin()
 
     def _begin(self) -> None:
-        self._variables: list[_Tracked] = []
+        self._variables: list[saves.Tracked] = []
         self._history: dict[str, list[Any]] = {}
         self._epochs: list[int] = []
         self._epoch = 0  # the epoch that runs
         self._executions = 0  # how often the train function ran in it
         self._unsaved = 0  # batches since the last save
         self._state: dict[str, Any] = {}  # what stays the same in all saves of one `fit`
-        self._resumed: _Save | None = None  # until the resumed epoch has begun
+        self._resumed: saves.Save | None = None  # until the resumed epoch has begun
 
     def set_model(self, model: Any) -> None:
         """Keras's hook: takes the model that `fit` trains."""
@@ -150,12 +144,12 @@ class Resume(keras.callbacks.Callback):
             "batches": data.num_batches,
             "steps_per_epoch": data.steps_per_epoch,
             "steps_per_execution": data.steps_per_execution,
-            "seed": _seed(),
-            "random": _random_state(),
+            "seed": seeds.seed(),
+            "random": seeds.random_state(),
         }
         if self._path.exists():
-            self._resume(_read(self._path), data, int(fit["epochs"]))
-        elif self._state["seed"] is None and not self._warned and _may_shuffle(data):
+            self._resume(saves.read(self._path), data, int(fit["epochs"]))
+        elif self._state["seed"] is None and not self._warned and replay.may_shuffle(data):
             self._warned = True
             warnings.warn(
                 "Resume cannot repeat the order of the data, because no seed was set. Call "
@@ -163,7 +157,7 @@ class Resume(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def _resume(self, save: _Save, data: Any, epochs: int) -> None:
+    def _resume(self, save: saves.Save, data: Any, epochs: int) -> None:
         self._check_same(save)
         state = save.state
         epoch, executions = state["epoch"], state["executions"]
@@ -171,11 +165,15 @@ class Resume(keras.callbacks.Callback):
         global_seed = any(row[0] == "random" for row in rows)
         self._variables = self._track(global_seed)
         optimizer = self.model.optimizer
-        if optimizer is not None and not optimizer.built and _differences(rows, self._variables):
+        if (
+            optimizer is not None
+            and not optimizer.built
+            and saves.differences(rows, self._variables)
+        ):
             # Keras does it in the first step (a custom train step perhaps never).
             optimizer.build(self.model.trainable_variables)
             self._variables = self._track(global_seed)
-        _check_variables(self._path, rows, self._variables)
+        saves.check_variables(self._path, rows, self._variables)
         if executions:
             self._build_metrics(data)
         for tracked, value in zip(self._variables, save.values, strict=False):  # metrics follow
@@ -189,14 +187,14 @@ class Resume(keras.callbacks.Callback):
         self._show_history()
         first = max(epoch, epochs) if state["stopped"] else epoch
         if first < epochs:
-            _set_random_state(state["random"])
-            _replay(self._path, data, epoch - state["initial_epoch"], executions)
+            seeds.set_random_state(state["random"])
+            replay.replay(self._path, data, epoch - state["initial_epoch"], executions)
             # A generator that the data draws from is now where it was. One that the data does
             # not touch (a callback or a layer does) has its state in the save.
-            _set_random_state(state["random_now"], where=state["random"])
+            seeds.set_random_state(state["random_now"], where=state["random"])
         self.model._initial_epoch = first  # `fit` begins with it; on_epoch_begin takes it back
 
-    def _check_same(self, save: _Save) -> None:
+    def _check_same(self, save: saves.Save) -> None:
         state = save.state
         advice = f"or delete {str(self._path)!r} to start anew."
         if state["seed"] != self._state["seed"]:
@@ -232,7 +230,7 @@ class Resume(keras.callbacks.Callback):
             # batch, no batch follows and these are the epoch's logs.
             rows = [row for row in save.state["variables"] if row[0] == "metrics"]
             metrics = self._metrics()
-            if _differences(rows, metrics):
+            if saves.differences(rows, metrics):
                 warnings.warn(
                     f"The metrics of epoch {epoch} cover only the batches after the resume, "
                     "because they are made in the train step. The weights are exact.",
@@ -291,7 +289,7 @@ class Resume(keras.callbacks.Callback):
     def _save(self, epoch: int, executions: int, logs: dict[str, Any] | None = None) -> None:
         # The optimizers of a custom train step make their variables in the first step. At the end
         # of `fit` pruning has taken its masks off the model, and they still belong in the save.
-        self._variables = self._variables or self._track(_has_global_seed_generator())
+        self._variables = self._variables or self._track(seeds.has_global_seed_generator())
         # At the end of an epoch the metrics are done: the next one resets them.
         variables = self._variables + (self._metrics() if executions else [])
         values = [np.asarray(value_of(v.variable)) for v in variables]
@@ -300,25 +298,25 @@ class Resume(keras.callbacks.Callback):
             "epoch": epoch,
             "executions": executions,
             "stopped": bool(self.model.stop_training),
-            "logs": {name: _plain(value) for name, value in (logs or {}).items()},
+            "logs": {name: saves.plain(value) for name, value in (logs or {}).items()},
             "history": self._history,
             "history_epochs": self._epochs,
-            "random_now": _random_state(),
+            "random_now": seeds.random_state(),
             "variables": [
                 [v.group, v.name, list(value.shape), str(value.dtype)]
                 for v, value in zip(variables, values, strict=True)
             ],
         }
-        files.write_bytes(self._path, _pack(state, values))
+        files.write_bytes(self._path, saves.pack(state, values))
         self._unsaved = 0
 
-    def _track(self, global_seed: bool) -> list[_Tracked]:
+    def _track(self, global_seed: bool) -> list[saves.Tracked]:
         """Everything that a train step changes, in an order that is the same in every process."""
         model = self.model
-        tracked: dict[int, _Tracked] = {}
+        tracked: dict[int, saves.Tracked] = {}
 
         def track(group: str, name: str, variable: Any) -> None:
-            tracked.setdefault(id(variable), _Tracked(group, name, variable))
+            tracked.setdefault(id(variable), saves.Tracked(group, name, variable))
 
         for variable in model.variables:
             track("model", variable.path, variable)
@@ -332,11 +330,11 @@ class Resume(keras.callbacks.Callback):
         for variable in pruning.variables if pruning is not None else []:
             track("pruning", variable.name, variable)
         if global_seed:
-            track("random", "global_seed_generator", _global_seed_generator().state)
+            track("random", "global_seed_generator", seeds.global_seed_generator().state)
         return list(tracked.values())
 
-    def _metrics(self) -> list[_Tracked]:
-        return [_Tracked("metrics", v.name, v) for v in self.model.metrics_variables]
+    def _metrics(self) -> list[saves.Tracked]:
+        return [saves.Tracked("metrics", v.name, v) for v in self.model.metrics_variables]
 
     def _fit(self) -> dict[str, Any]:
         """The local variables of the running `Model.fit`.
@@ -377,258 +375,3 @@ class Resume(keras.callbacks.Callback):
         if recorder is not None:
             recorder.history = {name: list(values) for name, values in self._history.items()}
             recorder.epoch = list(self._epochs)
-
-
-class _Tracked(NamedTuple):
-    group: str
-    name: str
-    variable: Any
-
-
-class _Save(NamedTuple):
-    state: dict[str, Any]
-    values: list[np.ndarray]
-
-
-def _pack(state: dict[str, Any], values: list[np.ndarray]) -> bytes:
-    """A save: the state as JSON, the values' bytes one after the other, a checksum over all.
-
-    Not `.npz`, which does not know bfloat16, nor pickle, which runs what it reads.
-    """
-    head = json.dumps(state, default=_plain).encode()
-    parts = [_MAGIC, len(head).to_bytes(8, "little"), head]
-    parts += [np.ascontiguousarray(value).tobytes() for value in values]
-    check = 0
-    for part in parts:
-        check = zlib.crc32(part, check)
-    return b"".join([*parts, check.to_bytes(4, "little")])
-
-
-def _read(path: Path) -> _Save:
-    content = files.read_bytes(path)
-    advice = f"Delete {str(path)!r} to start anew."
-    if content[: len(_MAGIC)] != _MAGIC:
-        raise CorruptFileError(
-            "A save of training must begin as this version of tfcompress writes it. Received: "
-            f"{content[: len(_MAGIC)]!r}. {advice}"
-        )
-    if zlib.crc32(content[:-4]).to_bytes(4, "little") != content[-4:]:
-        raise CorruptFileError(
-            f"The save {str(path)!r} is damaged: its {len(content)} bytes do not match its "
-            f"checksum. {advice}"
-        )
-    try:
-        start = len(_MAGIC) + 8
-        end = start + int.from_bytes(content[len(_MAGIC) : start], "little")
-        state = json.loads(content[start:end])
-        values = []
-        for _, _, shape, dtype in state["variables"]:
-            kind = _dtype(dtype)
-            count = int(np.prod(shape, dtype=np.int64))
-            values.append(np.frombuffer(content, kind, count, end).reshape(shape))
-            end += count * kind.itemsize
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptFileError(f"The save {str(path)!r} cannot be read: {error}. {advice}") from (
-            error
-        )
-    return _Save(state, values)
-
-
-def _dtype(name: str) -> np.dtype[Any]:
-    try:
-        return np.dtype(name)
-    except TypeError:
-        import ml_dtypes  # bfloat16 and the like; TensorFlow brings it
-
-        return np.dtype(getattr(ml_dtypes, name))
-
-
-def _check_variables(path: Path, saved: list[list[Any]], live: list[_Tracked]) -> None:
-    differences = _differences(saved, live)
-    if differences:
-        raise ConfigError(
-            "Training must be resumed with the model, optimizer and callbacks it began with. "
-            f"Received others than in the save {str(path)!r}; {differences}. Make them the same "
-            "(what is made only in the first step, such as the optimizers of a custom train "
-            "step, must be made before `fit`: optimizer.build), or delete the save to start anew."
-        )
-
-
-def _differences(saved: list[list[Any]], live: list[_Tracked]) -> str:
-    """What differs between the variables of a save and those of now; empty if nothing does."""
-
-    def line(group: str, name: str, shape: Any, dtype: str) -> str:
-        # Keras numbers names through a process ("dense_3"); the number says nothing.
-        return f"{group} {re.sub(r'_[0-9]+(?=[/_]|$)', '', name)} {tuple(shape)} {dtype}"
-
-    before = [line(*row) for row in saved]
-    now = [
-        line(v.group, v.name, v.variable.shape, keras.backend.standardize_dtype(v.variable.dtype))
-        for v in live
-    ]
-    if before == now:
-        return ""
-    gone, new = Counter(before) - Counter(now), Counter(now) - Counter(before)
-    return (
-        "; ".join(
-            f"{title}: {', '.join(list(lines.elements())[:3])}"
-            + (f" and {lines.total() - 3} more" if lines.total() > 3 else "")
-            for title, lines in (("only in the save", gone), ("only now", new))
-            if lines
-        )
-        or "their order is another"
-    )
-
-
-def _replay(path: Path, data: Any, epochs: int, executions: int) -> None:
-    """Runs Keras's iterator over the data to where it was, without training.
-
-    `data` is the EpochIterator of the running `fit`. The loop is the one in `fit`, so all that
-    Keras does around an epoch is done again: `on_epoch_end` of a PyDataset, an iterator that
-    lives on over epochs or is made anew, a length that is known only after the first epoch.
-    """
-    short = data.steps_per_epoch is None and data.num_batches is not None and _restarts(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "ran out of data": it was said when it happened
-        for _ in range(epochs):
-            with data.catch_stop_iteration():
-                for count, step in enumerate(data):
-                    if count == 0 or not short:
-                        _skip(step[-1], data.steps_per_execution)
-    if not executions:
-        return
-    steps = data._enumerate_iterator()
-    try:
-        for _ in range(executions):
-            _skip(next(steps)[-1], data.steps_per_execution)
-    except StopIteration:
-        raise DataError(
-            f"Training must be resumed with the data it began with. Received less: it ended "
-            f"before batch {executions * data.steps_per_execution} of the epoch. Pass the same "
-            f"data, or delete {str(path)!r} to start anew."
-        ) from None
-
-    def rest() -> Iterator[Any]:
-        del data._enumerate_iterator  # the next epoch is a whole one
-        return steps
-
-    # `fit` asks for this epoch's steps once: it gets those that are left, numbered as ever.
-    data._enumerate_iterator = rest
-
-
-def _skip(batches: Any, count: int) -> None:
-    for index in range(count):
-        try:
-            next(batches)
-        except StopIteration:
-            if index == 0:
-                raise
-            return
-
-
-# Datasets that keep nothing from one iteration to the next, but for the seeds of `shuffle`, which
-# are drawn when an iterator begins.
-_FORGETFUL = {
-    *("BatchDataset", "FilterDataset", "MapDataset", "OptionsDataset", "PaddedBatchDataset"),
-    *("ParallelBatchDataset", "ParallelMapDataset", "PrefetchDataset", "RangeDataset"),
-    *("ShuffleDataset", "SkipDataset", "TakeDataset", "TensorDataset", "TensorSliceDataset"),
-    *("TFRecordDataset", "TFRecordDatasetV2", "TextLineDataset", "TextLineDatasetV2"),
-    *("UnbatchDataset", "ZipDataset"),
-}
-# Stateful operations in a pipeline's functions that begin anew with each iterator: the random
-# ones under a seed (without one nothing can be repeated), and calls, whose bodies are looked at.
-_BEGIN_ANEW = {
-    *("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal"),
-    *("RandomShuffle", "Multinomial", "ParameterizedTruncatedNormal", "RandomGammaV2"),
-    *("SampleDistortedBoundingBoxV2", "Assert", "StatefulPartitionedCall", "If", "While", "Case"),
-}
-
-
-def _restarts(data: Any) -> bool:
-    """Whether an epoch's order is fixed when its iterator begins, whatever was read before."""
-    from keras.src.trainers.data_adapters import array_data_adapter, tf_dataset_adapter
-
-    adapter = data.data_adapter
-    if isinstance(adapter, array_data_adapter.ArrayDataAdapter):
-        return True
-    if not isinstance(adapter, tf_dataset_adapter.TFDatasetAdapter):
-        return False
-    try:
-        waiting = [adapter.get_tf_dataset()]
-        while waiting:
-            dataset = waiting.pop()
-            if type(dataset).__name__.lstrip("_") not in _FORGETFUL:
-                return False
-            if not all(_begins_anew(each.function.graph) for each in dataset._functions()):
-                return False
-            waiting += dataset._inputs()
-    except Exception:  # private parts of TensorFlow: where they differ, read it all
-        return False
-    return True
-
-
-def _begins_anew(graph: Any) -> bool:
-    from tensorflow.python.framework import op_def_registry
-
-    definition = graph.as_graph_def()
-    nodes = list(definition.node)
-    own = {function.signature.name for function in definition.library.function}
-    for function in definition.library.function:
-        nodes += function.node_def
-    for node in nodes:
-        if node.op in own or node.op in _BEGIN_ANEW:
-            continue
-        operation = op_def_registry.get(node.op)
-        if operation is None or operation.is_stateful:
-            return False
-    return True
-
-
-def _may_shuffle(data: Any) -> bool:
-    return bool(getattr(data.data_adapter, "_shuffle", True))
-
-
-def _seed() -> int | None:
-    from tensorflow.python.eager import context
-
-    seed = context.global_seed()  # keras.utils.set_random_seed and tf.random.set_seed set it
-    return None if seed is None else int(seed)
-
-
-def _has_global_seed_generator() -> bool:
-    """Whether `keras.random` was used without a seed: to make the generator draws a number."""
-    from keras.src.backend.common import global_state
-
-    return global_state.get_global_attribute("global_seed_generator") is not None
-
-
-def _global_seed_generator() -> Any:
-    from keras.src.random import seed_generator
-
-    return seed_generator.global_seed_generator()
-
-
-def _random_state() -> dict[str, Any]:
-    """Python's and NumPy's global random state, as JSON knows it."""
-    version, numbers, gauss = random.getstate()
-    state: dict[str, Any] = {"python": [version, list(numbers), gauss]}
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    state["numpy"] = [name, np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)]
-    return state
-
-
-def _set_random_state(state: dict[str, Any], where: dict[str, Any] | None = None) -> None:
-    """Sets the generators to `state`: all of them, or those that are now as in `where`."""
-    now = _random_state()
-    if where is None or now["python"] == where["python"]:
-        version, numbers, gauss = state["python"]
-        random.setstate((version, tuple(numbers), gauss))
-    if where is None or now["numpy"] == where["numpy"]:
-        np.random.set_state(tuple(state["numpy"]))
-
-
-def _plain(value: Any) -> Any:
-    """A log's value as JSON knows it."""
-    if hasattr(value, "numpy"):
-        value = value.numpy()
-    return value.tolist() if hasattr(value, "tolist") else value
