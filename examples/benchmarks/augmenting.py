@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-import keras
 import numpy as np
 
 SHIFT, MIXED = 4, 0.5
@@ -47,29 +44,3 @@ def augmented(
         images[copy] = np.rint(blend)
         labels[copy] = own[:, None] * one_hot + (1 - own)[:, None] * one_hot[other]
     return images, labels
-
-
-class Batches(keras.utils.PyDataset):
-    """One copy after the other, each epoch in a new order; images of bytes as float32."""
-
-    def __init__(
-        self, images: np.ndarray, labels: np.ndarray, seed: int, batch_size: int = 128
-    ) -> None:
-        super().__init__()
-        self._images, self._labels, self._size = images, labels, batch_size
-        self._generator = np.random.default_rng(seed)
-        self._copy = -1
-        self.on_epoch_begin()
-
-    def __len__(self) -> int:
-        return math.ceil(self._images.shape[1] / self._size)
-
-    def on_epoch_begin(self) -> None:
-        """Goes on to the next copy, and draws an order."""
-        self._copy = (self._copy + 1) % len(self._images)
-        self._order = self._generator.permutation(self._images.shape[1])
-
-    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        chosen = self._order[number * self._size : (number + 1) * self._size]
-        images, labels = self._images[self._copy][chosen], self._labels[self._copy][chosen]
-        return images.astype("float32") if images.dtype == np.uint8 else images, labels

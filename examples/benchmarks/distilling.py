@@ -30,7 +30,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from augmenting import Batches, augmented
+from augmenting import augmented
+from batches import train
 from common import benchmark_parser, finish, keep, kept_at, markdown, selected, zipped
 from quantization import Data, cifar10, one_thread, trained_resnet8
 
@@ -67,17 +68,6 @@ VARIANTS: dict[str, Any] = {
     "logits + relational": {"logits": 1.0, "relational": 5.0},
 }
 QUANTIZED = (ALONE, "logits", "logits + hints")
-
-
-def train(model: Any, pool: tuple[Any, Any], epochs: int, rate: float, seed: int,
-          callbacks: Any = ()) -> None:  # fmt: skip
-    batches = Batches(*pool, seed)
-    # Without XLA: on these processors it takes twice the time.
-    model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, epochs * len(batches))),
-        "categorical_crossentropy", jit_compile=False,
-    )  # fmt: skip
-    model.fit(batches, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=0)
 
 
 def accuracy(tflite: tfc.TFLiteModel, data: Data) -> float:

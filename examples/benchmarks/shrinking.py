@@ -29,7 +29,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from augmenting import Batches, augmented
+from augmenting import augmented
+from batches import train
 from common import benchmark_parser, finish, keep, kept_at, markdown, selected, zipped
 from quantization import (
     Data,
@@ -182,18 +183,6 @@ NETWORKS = {
 
 
 # -- training
-
-
-def train(model: keras.Model, pool: Pool, epochs: int, rate: float, seed: int,
-          callbacks: Sequence[Any] = ()) -> None:  # fmt: skip
-    """Trains in place; the learning rate falls from `rate` as a cosine."""
-    batches = Batches(*pool, seed)
-    # Without XLA: on these processors it takes twice the time.
-    model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, epochs * len(batches))),
-        "categorical_crossentropy", jit_compile=False,
-    )  # fmt: skip
-    model.fit(batches, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=0)
 
 
 def pool_of(network: Network, x: np.ndarray, y: np.ndarray, seed: int) -> Pool:
