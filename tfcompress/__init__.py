@@ -46,7 +46,7 @@ _HOMES = {
     "prune": "pruning.prune",
     "cluster": "clustering.cluster",
     "adapt": "adapters",
-    "CachedTeacher": "distillation.cache",
+    "CachedTeacher": "distillation.cached_teacher",
     "cache_teacher": "distillation.cache",
     "distill": "distillation.distill",
     "strip": "transforms.strip",

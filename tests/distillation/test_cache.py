@@ -7,7 +7,7 @@ import tensorflow as tf
 from distilling import CLASSES, convnet, data, same
 
 import tfcompress as tfc
-from tfcompress.distillation.cache import keys_of
+from tfcompress.distillation.examples import keys_of
 
 X, Y = data()
 

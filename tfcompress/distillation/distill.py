@@ -102,7 +102,7 @@ def distill(
             f"tfc.distill builds on keras.distillation, of Keras 3.12 and later. Received: Keras "
             f"{keras.__version__}. pip install -U keras"
         )
-    from tfcompress.distillation.cache import CachedTeacher
+    from tfcompress.distillation.cached_teacher import CachedTeacher
     from tfcompress.distillation.model import DistilledModel
 
     check_built(student, "tfc.distill")

@@ -9,7 +9,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcompress.distillation.cache import CachedTeacher, packed, parts_of
+from tfcompress.distillation.cached_teacher import CachedTeacher
+from tfcompress.distillation.carrying import packed, parts_of
 from tfcompress.distillation.kinds import OutputKind, kinds_of, per_output
 from tfcompress.distillation.terms import Answers, Step, Term
 from tfcompress.distillation.watching import Seen, Watched, names_of
