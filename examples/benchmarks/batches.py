@@ -43,6 +43,7 @@ def train(
     rate: float,
     seed: int,
     callbacks: Sequence[Any] = (),
+    batch_size: int = 128,
 ) -> None:
     """Trains in place by Adam; the learning rate falls from `rate` as a cosine.
 
@@ -53,8 +54,9 @@ def train(
         rate: the learning rate that it begins with.
         seed: of the order.
         callbacks: of `fit`.
+        batch_size: examples in a step.
     """
-    batches = Batches(*pool, seed)
+    batches = Batches(*pool, seed, batch_size)
     # Without XLA: on these processors it takes twice the time.
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, epochs * len(batches))),

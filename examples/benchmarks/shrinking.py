@@ -90,6 +90,17 @@ def vgg() -> keras.Model:
     return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
 
 
+def mobilenet_style() -> keras.Model:
+    """Depthwise-separable blocks for 32x32 images, most channels where images are small."""
+    x = inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(32, 3, padding="same", use_bias=False)(x)
+    x = keras.layers.ReLU(6.0)(keras.layers.BatchNormalization(momentum=0.9)(x))
+    for filters, stride in ((64, 2), (192, 2), (192, 1), (192, 1), (384, 2), (384, 1)):
+        x = tfc.models.separable_block(x, filters, stride=stride)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(x))
+
+
 def separated(share: float | None = None) -> Callable[[keras.Model, Any], keras.Model]:
     """One term everywhere, or as many as that share of the multiply-adds to take away leaves."""
 
@@ -141,6 +152,7 @@ class Network:
         copies: mirrored and shifted copies of the images, of which each epoch sees one; 0: as
             they are.
         teaching: share of the labels that the dense network gives, and its temperature.
+        batch_size: examples in a step.
     """
 
     load: Callable[[int], Data]
@@ -151,6 +163,7 @@ class Network:
     variants: dict[str, Callable[[keras.Model, Any], keras.Model]]
     copies: int = 0
     teaching: tuple[float, float] = (0.5, 1.0)
+    batch_size: int = 128
 
 
 NETWORKS = {
@@ -165,8 +178,8 @@ NETWORKS = {
         },
     ),
     "CIFAR-10, MobileNet-style": Network(
-        cifar10, lambda: tfc.models.mobilenet_small((32, 32, 3), 10, alpha=2.5), ((24, 2e-3),), 20,
-        2e-3, {"shrink 0.5": shrunk(0.5, 8), "shrink 0.7": shrunk(0.7, 8)}, COPIES,
+        cifar10, mobilenet_style, ((20, 3e-3),), 10, 3e-3,
+        {"shrink 0.5": shrunk(0.5, 8), "shrink 0.7": shrunk(0.7, 8)}, COPIES, batch_size=64,
     ),
     "Fashion-MNIST, depthwise-separable": Network(
         fashion, lambda: tfc.models.mobilenet_small((28, 28, 1), 10), ((4, 2e-3), (2, 3e-4)), 6,
@@ -249,6 +262,7 @@ class Job:
 
 def run(job: Job) -> None:
     network, kind = NETWORKS[job.network], job.variant
+    size = network.batch_size
     last = kind if kind in (DENSE, CONTROL) else kind + INT8
     if job.file(last, ".json").exists():
         return
@@ -258,7 +272,7 @@ def run(job: Job) -> None:
     if kind == DENSE:
         model = network.make()
         for epochs, rate in network.training:
-            train(model, pool, 1 if job.quick else epochs, rate, job.seed)
+            train(model, pool, 1 if job.quick else epochs, rate, job.seed, batch_size=size)
         model.save(job.file(DENSE, ".keras"))
         job.row(kind, model, tfc.complexity(model).multiply_adds)
         return
@@ -270,13 +284,15 @@ def run(job: Job) -> None:
         model = network.variants[kind](model, batch)
         before = accuracy(tfc.convert(model), job.data)
     counts = tfc.complexity(model).multiply_adds
-    train(model, pool, 1 if job.quick else network.epochs, network.rate, job.seed)
+    epochs = 1 if job.quick else network.epochs
+    train(model, pool, epochs, network.rate, job.seed, batch_size=size)
     job.row(kind, model, counts, before=before)
     if kind != CONTROL:
         samples = x[np.linspace(0, len(x) - 1, 300).round().astype(int)]
         qmodel = tfc.quantize_aware(model, calibration_data=samples)
         epochs = 1 if job.quick else QUANTIZED_EPOCHS
-        train(qmodel, pool, epochs, QUANTIZED_RATE, job.seed, [tfc.QuantizationCallback()])
+        callbacks = [tfc.QuantizationCallback()]
+        train(qmodel, pool, epochs, QUANTIZED_RATE, job.seed, callbacks, size)
         job.row(kind + INT8, qmodel, counts)
 
 
