@@ -121,6 +121,86 @@ def test_outputs_of_other_frameworks(teacher, tmp_path):
         tfc.distill(student(), tfc.CachedTeacher(logits, X), method="hints")
 
 
+def test_outputs_must_have_the_student_s_shape(teacher):
+    wrong = np.zeros((len(X), 1), "float32")  # would be broadcast to the student's
+    model = tfc.distill(student(), tfc.CachedTeacher(wrong, X))
+    with pytest.raises(tfc.DataError, match=r"student's shape, \(5,\).*Received: \(1,\)"):
+        model.compile("sgd", "sparse_categorical_crossentropy")
+    own = inner = student()
+
+    class Whole(keras.Model):
+        def call(self, x):
+            return inner(x)
+
+    own = Whole()
+    own(X[:2])
+    model = tfc.distill(own, tfc.CachedTeacher(wrong, X), outputs="softmax")
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    with pytest.raises(tfc.DataError, match="student's shape"):
+        model.fit(X, Y, verbose=0)
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_outputs_without_a_last_axis(activation):
+    # As other frameworks give them: (n,) for a student's (n, 1).
+    x = np.random.default_rng(0).normal(size=(64, 3)).astype("float32")
+    said = 1 / (1 + np.exp(-x.sum(-1)))
+    made = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, activation=activation)])
+    model = tfc.distill(made, tfc.CachedTeacher(said, x), alpha=1.0, temperature=1.0)
+    loss = "mse" if activation is None else "binary_crossentropy"
+    model.compile(keras.optimizers.Adam(0.05), loss, jit_compile=False)
+    model.fit(x, said, epochs=150, batch_size=64, verbose=0)
+    assert np.abs(made.predict(x, verbose=0)[:, 0] - said).max() < 0.2
+
+
+def test_what_is_missing_in_tf_data_is_our_error(cached):
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).map(lambda x, y: (x + 0.01, y)).batch(32)
+    model = tfc.distill(student(), cached)
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    with pytest.raises(tfc.DataError, match="in the teacher's cache"):
+        model.fit(dataset, verbose=0)
+
+
+def test_files_that_are_no_caches(tmp_path):
+    good = tmp_path / "good.npz"
+    np.savez(good, scores=np.zeros((len(X), CLASSES), "float32"))
+    torn = tmp_path / "torn.npz"
+    torn.write_bytes(good.read_bytes()[:-40])
+    with pytest.raises(tfc.CorruptFileError, match="not a whole"):
+        tfc.CachedTeacher(torn, X)
+    other = np.zeros(len(X), [("example", "<u8"), ("size", "<f4")])
+    with pytest.raises((tfc.DataError, tfc.ConfigError)):
+        tfc.CachedTeacher(other)
+
+
+def test_texts_are_examples(tmp_path):
+    vectorize = keras.layers.TextVectorization(output_mode="multi_hot")
+    vectorize.adapt(["good", "bad", "fine"])
+    inputs = keras.Input((1,), dtype="string")
+    teacher = keras.Model(inputs, keras.layers.Dense(2, "softmax")(vectorize(inputs)))
+    texts = np.array([["good"], ["bad"], ["good bad"]], object)
+    cached = tfc.cache_teacher(teacher, texts, tmp_path / "t.npy", batch_size=2)
+    assert (cached.said_of(tf.constant(texts[::-1]))[0] == cached.said_of(texts)[0][::-1]).all()
+    assert len(set(keys_of(np.array(["ab", "a", "b", "", "ba"]))) | set(keys_of(texts))) == 8
+
+
+def test_another_teacher_of_the_same_weights_begins_anew(tmp_path):
+    def made(scale):
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, keras.layers.Rescaling(scale)(inputs))
+
+    def torn():
+        yield np.ones((2, 4), "float32")
+        raise KeyboardInterrupt
+
+    x, path = np.ones((2, 4), "float32"), tmp_path / "t.npy"
+    options = {"outputs": "values"}
+    with pytest.raises(KeyboardInterrupt):
+        tfc.cache_teacher(made(0.5), lambda: torn(), path, **options)
+    cached = tfc.cache_teacher(made(0.25), x, path, **options)
+    assert (cached.said_of(x)[0] == 0.25).all()
+
+
 def test_a_file_says_what_it_holds_and_is_replaced_when_asked_only(teacher, cached, tmp_path):
     rows = np.load(cached.path, mmap_mode="r")
     assert rows.dtype.names == ("example", "0|0|softmax") and len(rows) == len(X)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +16,7 @@ import numpy as np
 from tfcompress import files
 from tfcompress.distillation.cached_teacher import KEY, CachedTeacher
 from tfcompress.distillation.examples import batches_of, keys_of
-from tfcompress.distillation.kinds import kinds_of
+from tfcompress.distillation.kinds import kinds_of, loss_facts
 from tfcompress.distillation.watching import Watched
 from tfcompress.errors import ConfigError, DataError
 from tfcompress.keras3 import check_keras3
@@ -109,9 +110,10 @@ class _Speaker:
         self._answer: Any = None
 
     def signature(self) -> str:
-        """Of the teachers' weights and what is asked of them."""
+        """Of the teachers, their weights, and what is asked of them."""
         found = hashlib.blake2b(repr((self._dtype, self._said, self._from_logits)).encode())
         for watched in self._watched:
+            found.update(_told(watched.model).encode())
             for variable in watched.model.weights:
                 found.update(np.ascontiguousarray(value_of(variable)).tobytes())
         return found.hexdigest()
@@ -158,6 +160,17 @@ class _Speaker:
         return tf.function(answer, reduce_retracing=True)
 
 
+def _told(model: Any) -> str:
+    """A model's structure and loss as text, the same in every process."""
+    try:
+        config = json.dumps(model.get_config(), default=repr, sort_keys=True)
+    except Exception:  # subclassed models may know none, and raise anything
+        config = type(model).__qualname__
+    config = re.sub(r"_[0-9]+(?=[\"/_])| at 0x[0-9a-f]+", "", config)  # Keras's numbers, addresses
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    return f"{config} {[loss_facts(loss) for loss in losses]}"
+
+
 class _Kept:
     """A file of records under way: a line of JSON, then records."""
 
@@ -195,7 +208,18 @@ class _Kept:
 
         Raises:
             DataError: they are of another form.
+            ConfigError: the disk is full.
         """
+        try:
+            self._write(rows)
+        except OSError as error:
+            raise ConfigError(
+                f"Cannot write the teacher's outputs: {error.strerror or error}"
+            ) from error
+        self.count += len(rows)
+        self._known = self.count
+
+    def _write(self, rows: np.ndarray) -> None:
         if self.dtype is None:
             self.dtype = rows.dtype
             head = {"signature": self._signature, "dtype": _described(rows.dtype)}
@@ -210,8 +234,6 @@ class _Kept:
         self._file.truncate(self.start + self.count * self.dtype.itemsize)
         self._file.write(rows.tobytes())
         self._file.flush()
-        self.count += len(rows)
-        self._known = self.count
 
 
 def _described(dtype: np.dtype[Any]) -> list[Any]:

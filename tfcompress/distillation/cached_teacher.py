@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -46,11 +48,12 @@ class CachedTeacher:
 
     def __init__(self, source: Any, data: Any = None, *, from_logits: bool | None = None) -> None:
         self.path: str | None = None
+        self.refusal: DataError | None = None  # the last, which TensorFlow may make text of
         if isinstance(source, (str, os.PathLike)):
             self.path = os.fspath(source)
             source = _loaded(self.path)
         names = getattr(getattr(source, "dtype", None), "names", None)
-        if names and names[0] == KEY:
+        if names and names[0] == KEY and all(name.count("|") == 2 for name in names[1:]):
             if data is not None or from_logits is not None:
                 raise ConfigError(
                     "A file of tfc.cache_teacher knows its examples and what it holds. Received: "
@@ -109,6 +112,18 @@ class CachedTeacher:
         kinds = {int(output): kind for _, output, kind in self._fields}
         return said if said is not None else [kinds[i] or None for i in range(count)]
 
+    def check_shapes(self, shapes: Sequence[tuple[Any, ...]]) -> None:
+        """Checks that the outputs are of the form of the student's.
+
+        Args:
+            shapes: of the student's outputs, the batch first; None for a size that is not known.
+
+        Raises:
+            DataError: they are of another.
+        """
+        for (_, output, _), column in zip(self._fields, self.columns, strict=True):
+            check_shape(column.shape, shapes[int(output)])
+
     def said_of(self, x: Any) -> list[np.ndarray]:
         """The columns' rows of these examples.
 
@@ -119,12 +134,13 @@ class CachedTeacher:
         places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         missing = np.flatnonzero(self._keys[places] != keys)
         if len(missing):
-            raise DataError(
+            self.refusal = DataError(
                 "Every example must be in the teacher's cache, value for value and as the same "
                 f"kind of number. Received: {len(missing)} of {len(keys)} that are not, the first "
                 f"at {missing[0]}. Cache them as they come into `fit`: after preprocessing, with "
                 "each augmented form in the data."
             )
+            raise self.refusal
         rows = self._rows[places]
         return [np.asarray(column[rows], np.float32) for column in self.columns]
 
@@ -139,6 +155,28 @@ class CachedTeacher:
         return found
 
 
+def check_shape(said: Sequence[Any], own: Sequence[Any]) -> bool:
+    """Whether what was said lacks the student's last axis of size 1.
+
+    Args:
+        said: shape of what a teacher said, the batch first.
+        own: that of the student's output; None for a size that is not known.
+
+    Raises:
+        DataError: the shapes differ in another way; they would be broadcast to each other.
+    """
+    lacks = len(said) == len(own) - 1 and own[-1] == 1
+    wanted = own[:-1] if lacks else own
+    if len(said) != len(wanted) or any(
+        None not in (a, b) and a != b for a, b in zip(said[1:], wanted[1:], strict=True)
+    ):
+        raise DataError(
+            f"A cached teacher's outputs must have the student's shape, {tuple(own[1:])} for each "
+            f"example. Received: {tuple(said[1:])}"
+        )
+    return lacks
+
+
 def _loaded(path: str) -> Any:
     content: Any = None
     try:
@@ -148,7 +186,7 @@ def _loaded(path: str) -> Any:
         return content
     except FileNotFoundError:
         raise ConfigError(f"No such file: {path!r}") from None
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CorruptFileError(f"{path!r} is not a whole .npy or .npz file: {error}") from error
 
 

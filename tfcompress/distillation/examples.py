@@ -38,13 +38,21 @@ def keys_of(x: Any) -> np.ndarray:
     for i in range(len(keys)):
         found = begun.copy()
         for leaf in leaves:
-            found.update(leaf[i].tobytes())
+            found.update(_content(leaf[i]) if leaf.dtype == object else leaf[i].tobytes())
         keys[i] = int.from_bytes(found.digest(), "little")
     return keys
 
 
+def _content(texts: Any) -> bytes:
+    """Texts, one or an array of them, as bytes that no others have."""
+    parts = [t if isinstance(t, bytes) else str(t).encode() for t in np.ravel(texts).tolist()]
+    return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+
+
 def _plain(leaf: Any) -> np.ndarray:
     array = np.asarray(leaf)
+    if array.dtype.kind in "SU":
+        array = array.astype(object)
     if array.ndim == 0:
         raise DataError(f"Examples must be arrays with an axis of examples. Received: {leaf!r:.60}")
     if array.dtype == np.uint8 or array.dtype.kind not in "fiubV":

@@ -163,6 +163,9 @@ class DistilledModel(DrivenFit, keras.distillation.Distiller):
         count = self._output_count()
         teachers = self.teacher.watched
         said = self._outputs if self.cached is None else self.cached.kinds(self._outputs, count)
+        outputs = getattr(self.student, "outputs", None)
+        if self.cached is not None and outputs:  # else: in the first step
+            self.cached.check_shapes([tuple(tensor.shape) for tensor in outputs])
         kinds = kinds_of(self.watched, teachers, count, loss, said, self._from_logits)
         found = per_output(loss_weights, names_of(self.student, count))
         weights = [1.0 if weight is None else float(weight) for weight in found]
@@ -273,7 +276,21 @@ class DistilledModel(DrivenFit, keras.distillation.Distiller):
             given = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
             given.arguments["x"] = packed(given.arguments.get("x"), self.cached)
             args, kwargs = given.args[1:], given.kwargs
-        return super().fit(*args, **kwargs)
+        return self._told_by_cache(super().fit, *args, **kwargs)
+
+    def _told_by_cache(self, what: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """A call; what the cache refused inside a tf.data pipeline is raised as it was."""
+        import tensorflow as tf
+
+        if self.cached is not None:
+            self.cached.refusal = None
+        try:
+            return what(*args, **kwargs)
+        except tf.errors.OpError as error:
+            refusal = self.cached.refusal if self.cached is not None else None
+            if refusal is None:
+                raise
+            raise refusal from error
 
     def train_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Keras's, on the labels and what the teachers say of this batch."""

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from tfcompress.distillation import losses
+from tfcompress.distillation.cached_teacher import check_shape
 from tfcompress.distillation.kinds import OutputKind
 from tfcompress.distillation.pairs import Pair, Point
 from tfcompress.distillation.watching import Seen, Watched, recovered
@@ -102,6 +103,8 @@ class Answers(Term):
         for said, form in step.cached[i] if step.cached else []:
             is_p = form == "sums" or (form == "unit" and kind.kind == "sigmoid")
             to_logits = is_p and kind.kind != "values"
+            if check_shape(said.shape, own.shape):
+                said = ops.expand_dims(said, -1)
             theirs.append(recovered(said, kind.kind) if to_logits else said)
         return [ops.stop_gradient(ops.cast(t, "float32")) for t in theirs], own
 
