@@ -10,7 +10,17 @@ from tfcompress.parcel.entropy import Decoder, Encoder, Tape
 from tfcompress.parcel.mixing import Mixer
 from tfcompress.parcel.scan import scan_of
 
-SHAPES = [(7,), (5, 9), (4, 3, 3, 5), (1, 3, 3, 24), (1, 1), (3, 2, 2, 2, 4), (40, 70)]
+SHAPES = [
+    (7,),
+    (5, 9),
+    (1, 40, 40, 1),
+    (3, 1100, 2),
+    (4, 3, 3, 5),
+    (1, 3, 3, 24),
+    (1, 1),
+    (3, 2, 2, 2, 4),
+    (40, 70),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,15 +1,19 @@
 """tfc.pack and tfc.unpack: the same bytes or an error, and smaller than zip."""
 
+import errno
 import io
+import os
 import random
 import subprocess
 import sys
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_operator import Graph, Op, T
 from parcel_files import int8_network
 from runtime import tflite_samples
 
@@ -222,8 +226,45 @@ def test_hostile_sizes(tiny):
         tfc.unpack(resealed(huge))
     with pytest.raises(tfc.CorruptFileError, match="do not stand for"):
         tfc.unpack(resealed(huge), max_size=1 << 50)
-    with pytest.raises(tfc.CorruptFileError, match="version is 1"):
-        tfc.unpack(resealed(container[:4] + b"\2" + container[5:]))
+    with pytest.raises(tfc.CorruptFileError, match="version is one of"):
+        tfc.unpack(resealed(container[:4] + b"\3" + container[5:]))
+
+
+def test_no_room_for_what_comes_out(pruned, tmp_path, monkeypatch):
+    """Said before mapped pages are written, which would end the process."""
+    container = tfc.pack(pruned)
+
+    def full(file, start, size):
+        assert (start, size) == (0, len(pruned))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(tfc.ConfigError, match="No space left"):
+        tfc.unpack(container, out=tmp_path / "m.tflite")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.delattr(os, "posix_fallocate")  # as on other systems
+    assert tfc.unpack(container, out=tmp_path / "m.tflite").read_bytes() == pruned
+
+
+@pytest.mark.parametrize("shape", [(1, 90, 90, 1), (2, 40, 40, 3), (1, 90, 90, 3), (1, 20_000)])
+@pytest.mark.parametrize("dtype", ["int8", "float32"])
+def test_constants_that_are_no_kernels(shape, dtype):
+    """Whole batches at a time, not value by value: containers of version 2."""
+    values = np.random.default_rng(0).normal(0, 20, shape).astype(dtype)
+    scale = {"scale": 0.02} if dtype == "int8" else {}
+    tensors = {
+        "x": T(shape, dtype, **scale),
+        "mask": T(shape, dtype, values, **scale),
+        "y": T(shape, dtype, **scale),
+    }
+    content = Graph(tensors, [Op("ADD", ["x", "mask"], ["y"], ("AddOptions", {}))]).build()
+    container = tfc.pack(content)
+    assert tfc.unpack(container) == content
+    model = container[4] == 2 or len(shape) == 2
+    assert model and len(container) < len(zlib.compress(content, 9))
+    if container[4] == 2:
+        with pytest.raises(tfc.CorruptFileError, match="too large"):
+            tfc.unpack(resealed(container[:4] + bytes([1]) + container[5:]))
 
 
 def test_very_compressible_bytes_stay_in_the_limit():

@@ -86,3 +86,22 @@ def test_errors():
         tfc.slim(b"no model")
     with pytest.raises(tfc.ConfigError, match="drop_metadata"):
         tfc.slim(int8_network(widths=(8, 8)), drop_metadata=[1])
+
+
+def test_what_the_writer_cannot_read_is_left(monkeypatch):
+    content = int8_network(widths=(8, 8))
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model.metadataBuffer = np.array([7777, 8888], np.int32)
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    whole = bytes(builder.Output())
+    numbers = np.array([7777, 8888], "<i4").tobytes()
+    assert whole.count((2).to_bytes(4, "little") + numbers) == 1
+    broken = whole.replace(
+        (2).to_bytes(4, "little") + numbers, (0x7FFFFFFF).to_bytes(4, "little") + numbers
+    )
+    found = tfc.slim(broken)
+    assert found.content == broken and "cannot be written anew" in str(found.report)
+    monkeypatch.setattr("tfcompress.parcel.slim._LARGEST", 50)
+    found = tfc.slim(whole)
+    assert found.content == whole and "less than 2 GiB" in str(found.report)

@@ -1,14 +1,15 @@
 """Packing a `.tflite` for shipping: `tfc.pack`, `tfc.unpack`, `tfc.slim`.
 
-The format, version 1, for whoever writes a decoder in another language
-=======================================================================
+The format, versions 1 and 2, for whoever writes a decoder in another language
+=============================================================================
 
 Numbers are little-endian; `v` is a varint (seven bits to a byte, the lowest first, the eighth bit
 set on all but the last). All arithmetic is on whole numbers; `>>` keeps the sign, `//` rounds down.
 
-**Container.** `TFCP`, version (byte 1), v size of the original, its BLAKE2b digest (16 bytes), v
-count of padding bytes and these, the body, CRC-32 of everything before it. A decoder refuses sizes
-above its limit and above 4096 bytes for each byte of the container and 1 MiB more. The body is form
+**Container.** `TFCP`, version (a byte; 2 where a tensor is flat, see `scan`), v size of the
+original, its BLAKE2b digest (16 bytes), v count of padding bytes and these, the body, CRC-32 of
+everything before it. A decoder refuses sizes above its limit and above 4096 bytes for each byte of
+the container and 1 MiB more. The body is form
 0 and one *plain part*; or form 1, plain part *text*, plain part *rest*, v bytes of *coded*, v bytes
 of *raw*, coded, raw.
 

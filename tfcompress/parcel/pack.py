@@ -23,7 +23,7 @@ from tfcompress.parcel.wire import Cursor, damaged, varint
 from tfcompress.runtime.model import TFLiteModel
 
 MAGIC: Final = b"TFCP"
-VERSION: Final = 1
+VERSIONS: Final = (1, 2)
 MAX_SIZE: Final = 2 << 30
 _DIGEST: Final = 16
 _AS_BYTES, _AS_MODEL = 0, 1
@@ -72,7 +72,9 @@ def pack(
         if len(bodies[0]) > 0.9 * len(deflated):
             bodies.append(bytes([_AS_BYTES]) + plain.squeeze(content, thorough=False))
     body = min(bodies, key=len)
-    head = MAGIC + bytes([VERSION]) + varint(len(content))
+    # Version 1 codes tensors that are no kernels another way, value by value.
+    version = 2 if found and any(region.scan.flat for region in found.regions) else 1
+    head = MAGIC + bytes([version]) + varint(len(content))
     head += blake2b(content, digest_size=_DIGEST).digest()
     short = (len(content) - _SLACK + _RATIO - 1) // _RATIO - len(head) - len(body) - 5
     container = head + varint(max(short, 0)) + bytes(max(short, 0)) + body
@@ -128,12 +130,14 @@ def unpack(
     """Gives back what `pack` packed.
 
     The container may come from anywhere: every size in it is checked before memory is taken, and
-    what comes out is what went in, by its BLAKE2 digest, or nothing.
+    what comes out is what went in, by its BLAKE2 digest, or nothing. While a tensor is decoded, its
+    values take up to 50 bytes each. Where containers come from strangers, pass a `max_size` that
+    your models need: time and memory grow with what a container says it holds.
 
     Args:
         source: the container: its bytes, its path, or a file opened for reading bytes.
-        out: file to write to, tensor by tensor and without holding it in memory; it gets its name
-            when its digest has been checked.
+        out: file to write to, tensor by tensor and without holding it whole in memory; it gets its
+            name when its digest has been checked.
         overwrite: whether `out` may exist.
         max_size: the largest original that is accepted, bytes.
 
@@ -155,21 +159,32 @@ def unpack(
         check_writable(out, overwrite=overwrite)
     with _opened(source, max_size) as container:
         size, digest, body = _checked(container, max_size)
+        version = container[4]
         if out is None:
             content = bytearray(size)
-            _fill(memoryview(content), body)
+            _fill(memoryview(content), body, version)
             _verify(memoryview(content), digest)
             return bytes(content)
         with replacing(out, overwrite=overwrite) as file:
             if size:
-                file.truncate(size)
+                _reserve(file, size)
                 with _mapped(file, size) as view:
-                    _fill(view, body)
+                    _fill(view, body, version)
                     _verify(view, digest)
             else:
-                _fill(memoryview(bytearray()), body)
+                _fill(memoryview(bytearray()), body, version)
                 _verify(memoryview(bytearray()), digest)
         return Path(os.path.realpath(out))
+
+
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Takes the room on the disk: where there is none, writing to mapped pages ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    for start in range(0, size, _SLACK):
+        file.write(bytes(min(_SLACK, size - start)))
+    file.flush()
 
 
 @contextmanager
@@ -191,9 +206,14 @@ def _opened(source: object, max_size: int) -> Iterator[memoryview]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         yield memoryview(source).cast("B")
     elif hasattr(source, "read"):
-        content = source.read(max_size + _SLACK)
-        if not isinstance(content, (bytes, bytearray)):
-            raise ConfigError(f"A file opened for bytes is needed. Received: {source!r:.80}")
+        content = bytearray()
+        while len(content) < max_size + _SLACK:  # (asked for all at once, it would be taken)
+            part = source.read(_SLACK)
+            if not isinstance(part, (bytes, bytearray)):
+                raise ConfigError(f"A file opened for bytes is needed. Received: {source!r:.80}")
+            if not part:
+                break
+            content += part
         yield memoryview(content)
     else:
         yield memoryview(read_bytes(source))  # type: ignore[arg-type]
@@ -206,8 +226,8 @@ def _checked(container: memoryview, max_size: int) -> tuple[int, bytes, Cursor]:
         raise damaged("there are at least 10 bytes", len(container))
     cursor = Cursor(container[4:-4])
     version = cursor.take(1)[0]
-    if version != VERSION:
-        raise damaged(f"the format's version is {VERSION}", version)
+    if version not in VERSIONS:
+        raise damaged(f"the format's version is one of {VERSIONS}", version)
     if zlib.crc32(container[:-4]).to_bytes(4, "little") != bytes(container[-4:]):
         raise damaged("the last four bytes are the checksum of the others", "another checksum")
     size = cursor.varint()
@@ -220,7 +240,7 @@ def _checked(container: memoryview, max_size: int) -> tuple[int, bytes, Cursor]:
     return size, digest, cursor
 
 
-def _fill(target: memoryview, body: Cursor) -> None:
+def _fill(target: memoryview, body: Cursor, version: int) -> None:
     """Puts the original in `target`."""
     form = body.take(1)[0]
     if form == _AS_BYTES:
@@ -244,6 +264,8 @@ def _fill(target: memoryview, body: Cursor) -> None:
     found = survey(target)
     if len(found.regions) != count:
         raise damaged(f"the model has the {count} regions it says", len(found.regions))
+    if version == 1 and any(region.scan.flat for region in found.regions):
+        raise damaged("a tensor of version 1 is coded as a kernel", "one that is too large for it")
     numbers.decode(target, found, plan_cursor, rest, decoder)
     if body.left or text.left or rest.left or plan_cursor.left or places.left:
         raise damaged("nothing follows the last part", "more bytes")

@@ -7,6 +7,7 @@ centroid have the same integers: a tensor has a few alphabets, and every channel
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,7 @@ from tfcompress.parcel.scan import Scan
 from tfcompress.parcel.wire import Cursor, damaged, varint
 
 _MOST: Final = 64  # values of an alphabet
+_SLICE: Final = 1 << 20
 _WIDEST: Final = 256  # values of a palette of wide numbers
 
 
@@ -87,7 +89,11 @@ class Palette:
 
     def places(self, values: np.ndarray, scan: Scan) -> np.ndarray:
         """Each value's place in its alphabet, from zero outwards, int16."""
-        return self._tables()[0][self.rows[_rows(scan)], values.astype(np.int64) + 128]
+        table = self._tables()[0]
+        found = np.empty(scan.size, np.int16)
+        for part, rows in _slices(scan):
+            found[part] = table[self.rows[rows], values[part].astype(np.int64) + 128]
+        return found
 
     def values(self, places: np.ndarray, scan: Scan) -> np.ndarray:
         """The values of places.
@@ -95,16 +101,22 @@ class Palette:
         Raises:
             CorruptFileError: an alphabet has no such place.
         """
-        at = np.clip(places.astype(np.int64) + 128, 0, 256)
-        found = self._tables()[1][self.rows[_rows(scan)], at]
+        table = self._tables()[1]
+        found = np.empty(scan.size, np.int16)
+        for part, rows in _slices(scan):
+            at = np.clip(places[part].astype(np.int64) + 128, 0, 256)
+            found[part] = table[self.rows[rows], at]
         if (found == 999).any():
             raise damaged("a value has a place in its alphabet", "a place beyond it")
         return found
 
 
-def _rows(scan: Scan) -> np.ndarray:
-    index = np.arange(scan.size)
-    return index % scan.rows if scan.rows_last else index // (scan.places * scan.columns)
+def _slices(scan: Scan) -> Iterator[tuple[slice, np.ndarray]]:
+    """Parts of a tensor with each value's output channel: a whole one would take much memory."""
+    for start in range(0, scan.size, _SLICE):
+        part = slice(start, min(start + _SLICE, scan.size))
+        index = np.arange(part.start, part.stop)
+        yield part, index % scan.rows if scan.rows_last else index // (scan.places * scan.columns)
 
 
 def of_channels(values: np.ndarray, scan: Scan) -> Palette | None:
@@ -115,7 +127,8 @@ def of_channels(values: np.ndarray, scan: Scan) -> Palette | None:
         scan: of the tensor.
     """
     table = np.zeros((scan.rows, 256), np.bool_)
-    table[_rows(scan), values.astype(np.int64) + 128] = True
+    for part, rows in _slices(scan):
+        table[rows, values[part].astype(np.int64) + 128] = True
     table[:, 128] = False
     sets = [frozenset((np.flatnonzero(row) - 128).tolist()) for row in table]
     most = max(map(len, sets))

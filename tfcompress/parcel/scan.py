@@ -12,6 +12,8 @@ import numpy as np
 from tfcompress.parcel.mixing import LARGEST_BATCH
 
 _SMALLEST_BATCH: Final = 32
+_LARGEST_KERNEL: Final = 1024
+"""Places from which on a tensor is no kernel: coded without neighbours, whole batches at a time."""
 
 
 class Batch(NamedTuple):
@@ -40,6 +42,7 @@ class Scan:
         columns: input channels.
         width: places in one row of the kernel.
         rows_last: whether the output channel is the last axis (depthwise kernels).
+        flat: whether it would have too many places for a kernel (from version 2 of the format on).
     """
 
     rows: int
@@ -47,6 +50,7 @@ class Scan:
     columns: int
     width: int = 1
     rows_last: bool = False
+    flat: bool = False
 
     @property
     def size(self) -> int:
@@ -90,8 +94,12 @@ def scan_of(shape: tuple[int, ...], axis: int) -> Scan:
         return Scan(1, 1, size)
     last = len(shape) - 1
     if axis == last or shape[0] == 1:
-        width = shape[-2] if len(shape) > 2 else 1
-        return Scan(shape[-1], size // shape[-1], 1, width, True)
+        width, places = shape[-2] if len(shape) > 2 else 1, size // shape[-1]
+        if len(shape) > 2 and places > _LARGEST_KERNEL:
+            return Scan(shape[-1], 1, places, 1, True, flat=True)
+        return Scan(shape[-1], places, 1, width, True)
     columns = shape[-1]
     places = size // (shape[0] * columns)
+    if places > _LARGEST_KERNEL:
+        return Scan(shape[0], 1, places * columns, flat=True)
     return Scan(shape[0], places, columns, shape[-2] if len(shape) > 2 else 1)

@@ -8,12 +8,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from tfcompress.errors import ConfigError
+from tfcompress.errors import CompressError, ConfigError
 from tfcompress.report import CompressionReport
 from tfcompress.runtime import schema
 from tfcompress.runtime.model import TFLiteModel
 from tfcompress.runtime.packing import opened, packed
 
+_LARGEST: Final = (1 << 31) - (1 << 25)  # bytes of buffers, with room for the rest
 NEEDLESS: Final = ("min_runtime_version", "CONVERSION_METADATA")
 """Metadata that converters write for people and tools; runtimes never read it."""
 
@@ -43,6 +44,7 @@ def slim(
 
     Raises:
         CorruptFileError: it is no sound TFLite file.
+        ConfigError: the file cannot be read, or `drop_metadata` holds no names.
         DeviceError: no package that can write the format is installed.
 
     Example:
@@ -54,13 +56,34 @@ def slim(
     if not all(isinstance(name, str) for name in names):
         raise ConfigError(f"`drop_metadata` must be names. Received: {names!r:.80}")
     report = CompressionReport("slim")
-    content = _slimmed(tflite, keep_names, names, report)
+    content = _tried(tflite, keep_names, names, report)
     if len(content) >= len(tflite.content):
-        report = CompressionReport("slim", notes=["Nothing to take out: left as it is."])
+        notes = report.notes or ["Nothing to take out: left as it is."]
+        report = CompressionReport("slim", notes=notes)
         content = tflite.content
     result = TFLiteModel(content, report=report)
     result.name, result.input_order = tflite.name, tflite.input_order
     return result
+
+
+def _tried(
+    tflite: TFLiteModel, keep_names: bool, drop: list[str], report: CompressionReport
+) -> bytes:
+    """As `_slimmed`; the file as it is, told, where it cannot be written anew."""
+    size = sum(len(data) for data in tflite.parsed.buffers if data is not None)
+    if size > _LARGEST:
+        why = f"its buffers have {size:,} bytes, and a file of one piece has less than 2 GiB"
+    else:
+        try:
+            return _slimmed(tflite, keep_names, drop, report)
+        except CompressError:
+            raise
+        # The schema's own code believes what the file says: of a damaged part anything comes.
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+    report.entries.clear()
+    report.notes.append(f"It cannot be written anew ({why}): left as it is.")
+    return tflite.content
 
 
 def _slimmed(

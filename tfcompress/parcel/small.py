@@ -31,19 +31,21 @@ class _Profile:
         self._sums = np.zeros(size, np.int64)
 
     def add(self, index: np.ndarray, magnitude: np.ndarray) -> None:
-        size = len(self._seen)
-        self._seen += np.bincount(index, minlength=size)
-        self._zeros += np.bincount(index[magnitude == 0], minlength=size)
-        self._sums += np.bincount(index, magnitude, size).astype(np.int64)
+        places, at = np.arange(len(self._seen)), index
+        if len(places) > 4 * len(index):  # an axis may be as long as the tensor
+            places, at = np.unique(index, return_inverse=True)
+        self._seen[places] += np.bincount(at, minlength=len(places))
+        self._zeros[places] += np.bincount(at[magnitude == 0], minlength=len(places))
+        self._sums[places] += np.bincount(at, magnitude, len(places)).astype(np.int64)
 
-    def zeros(self) -> np.ndarray:
+    def zeros(self, index: np.ndarray) -> np.ndarray:
         """Share of zeros in 15 steps."""
-        return (15 * self._zeros + 7) // np.maximum(self._seen, 1)
+        return (15 * self._zeros[index] + 7) // np.maximum(self._seen[index], 1)
 
-    def sizes(self) -> np.ndarray:
+    def sizes(self, index: np.ndarray) -> np.ndarray:
         """Mean magnitude of what is not zero, in steps of about a fifth."""
-        mean = 16 * self._sums // np.maximum(self._seen - self._zeros, 1)
-        return np.searchsorted(_STEPS, mean)
+        found = np.maximum(self._seen[index] - self._zeros[index], 1)
+        return np.searchsorted(_STEPS, 16 * self._sums[index] // found)
 
 
 _STEPS: Final = np.array([round(8 * 1.2**i) for i in range(31)], np.int64)
@@ -92,8 +94,8 @@ class SmallCoder:
         width: int,
     ) -> np.ndarray:
         row, column, place = batch.row, batch.column, batch.place
-        density = rows.zeros()[row] * 16 + columns.zeros()[column]
-        size = rows.sizes()[row] * 32 + columns.sizes()[column]
+        density = rows.zeros(row) * 16 + columns.zeros(column)
+        size = rows.sizes(row) * 32 + columns.sizes(column)
         near = density
         if scan.places > 1:
             left = _class(self._beside(scan, batch, found, 1))
