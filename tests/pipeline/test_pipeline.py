@@ -13,6 +13,7 @@ import pytest
 from pipeline_runs import STEPS, digests, examples, network, run
 
 import tfcompress as tfc
+from tfcompress import registry
 
 RUNS = Path(__file__).with_name("pipeline_runs.py")
 
@@ -245,3 +246,118 @@ def test_a_model_that_is_none(tmp_path):
     with pytest.raises(tfc.ModelTypeError):
         tfc.Pipeline(["convert"]).run("model.keras", examples(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def recurrent():
+    """A recurrent layer, which quantize_aware leaves in float."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    inputs = keras.Input((4, 2), name="steps")
+    x = layers.LSTM(8, name="memory")(inputs)
+    x = layers.Dense(16, activation="relu", name="hidden")(x)
+    return keras.Model(inputs, layers.Dense(2, name="scores")(x), name="recurrent")
+
+
+def kernels_of(result, step):
+    """Kernels of a step's model by layer, plain."""
+    path = next((result.out / "stages").glob(f"{step}_*.keras"))
+    model = tfc.strip(keras.models.load_model(path, compile=False))
+    return {
+        layer.name: [np.array(k) for k in registry.kernels(layer)]
+        for _, layer in registry.walk(model)
+        if registry.kernels(layer)
+    }
+
+
+TRAINED = {"epochs": 1, "learning_rate": 0.01, "batch_size": 32}
+
+
+def test_what_steps_made_is_held_where_later_steps_leave_layers_as_they_are(tmp_path):
+    x, y = examples()
+    steps = [
+        {"prune": {"sparsity": 0.5, "train": TRAINED}},
+        {"cluster": {"number_of_clusters": 4, "exclude": "scores", "train": TRAINED}},
+        {"quantize": {"train": TRAINED}},
+    ]
+    result = tfc.Pipeline(steps).run(
+        recurrent(), (x.reshape(-1, 4, 2), y), tmp_path / "run", progress=False
+    )
+    pruned, clustered, trained = (kernels_of(result, step) for step in (1, 2, 3))
+    assert any((k == 0).mean() >= 0.5 for k in pruned["lstm_cell"])
+    for before, after in zip(pruned["scores"], clustered["scores"], strict=True):
+        assert ((before == 0) <= (after == 0)).all() and (before != after).any()
+    for before, after in zip(clustered["lstm_cell"], trained["lstm_cell"], strict=True):
+        assert ((before == 0) == (after == 0)).all()
+        assert len(np.unique(after)) <= 4
+    assert any("memory" in entry.name for entry in result.report.reports[2].left)
+
+
+def test_zeros_of_one_prune_step_stay_in_the_next(tmp_path):
+    first = {"sparsity": 0.5, "include": "hidden", "train": TRAINED}
+    second = {"sparsity": 0.5, "include": "scores", "train": TRAINED}
+    result = run(tmp_path / "run", [{"prune": first}, {"prune": second}])
+    before, after = (kernels_of(result, step) for step in (1, 2))
+    assert (after["hidden"][0] == 0).mean() == (after["scores"][0] == 0).mean() == 0.5
+    assert ((before["hidden"][0] == 0) == (after["hidden"][0] == 0)).all()
+    result = run(
+        tmp_path / "other",
+        [{"prune": {"sparsity": 0.5}}, {"factorize": {"rank": 2, "exclude": "hidden"}}],
+    )
+    before, after = (kernels_of(result, step) for step in (1, 2))
+    assert ((before["hidden"][0] == 0) == (after["hidden"][0] == 0)).all()
+
+
+def test_a_kill_while_the_folder_is_cleared(finished, tmp_path, monkeypatch):
+    from tfcompress.pipeline.journal import Journal
+
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, overwrite=True)
+    run(folder, overwrite=True)
+    assert digests(folder) == digests(finished[0])
+
+
+def test_what_a_kill_left_of_the_last_training_goes(tmp_path):
+    steps = [{"prune": {"sparsity": 0.5, "train": TRAINED}}]
+    run(tmp_path / "run", steps)
+    before = digests(tmp_path / "run")
+    rest = tmp_path / "run" / ".training" / "1_prune"
+    rest.mkdir(parents=True)
+    (rest / "training.save").write_bytes(b"of a run that was killed when its step was done")
+    run(tmp_path / "run", steps)
+    assert digests(tmp_path / "run") == before
+
+
+def test_losses_and_metrics_of_other_settings_are_another_objective(tmp_path):
+    def begun(ignored=None, k=1):
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=ignored)
+        metric = keras.metrics.SparseTopKCategoricalAccuracy(k=k)
+        return run(tmp_path / "run", ["fold_batchnorm"], loss=loss, metrics=[metric])
+
+    begun()
+    begun()
+    for changed in ({"ignored": 1}, {"k": 2}):
+        with pytest.raises(tfc.ConfigError, match="the objective is another now"):
+            begun(**changed)
+
+
+def test_a_functional_model_of_names_that_keras_numbers(tmp_path):
+    def made():
+        inputs = keras.Input((8,))
+        outputs = [keras.layers.Dense(2)(inputs)]
+        model = keras.Model(inputs, outputs, name="numbered")
+        model.set_weights([np.ones((8, 2)), np.zeros(2)])
+        return model
+
+    for _ in range(2):
+        tfc.Pipeline(["fold_batchnorm"]).run(
+            made(), examples(), tmp_path / "run", progress=False,
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )  # fmt: skip

@@ -139,10 +139,13 @@ def _plan(
         if include is not None and not named:
             reason = "not included"
         found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        refused = []
         for variable in kernels if not reason else ():
             values = value_of(variable)
-            reason = _refusal(layer, variable, values, named)
-            if reason or id(variable) in plan:
+            why = _refusal(layer, variable, values, named)
+            if why:
+                refused.append(f"{variable.name}: {why}" if len(kernels) > 1 else why)
+            if why or id(variable) in plan:
                 continue
             shared, groups = _shared(values, _channel_axes(layer, variable, settings), settings)
             zero = settings.zeros and bool((values == 0).any())
@@ -150,6 +153,7 @@ def _plan(
                 Centroids.sharing, shared, zero=zero, groups=groups
             )
             found.append((values, shared, groups))
+        reason = reason or "; ".join(refused)
         if found or not reason:
             report.add(path, kind, "clustered", reason, **_figures(found))
         else:

@@ -82,7 +82,7 @@ def shrink(work: Work, model: Any, step: Step) -> Acted:
 
     importance = step.arguments.get("importance", "magnitude")
     x, y = work.data.sample(step.arguments.get("samples", SAMPLES))
-    restore = step.arguments.get("restore", True)
+    restore = _restores(work, step)
     needed = restore or importance in ("taylor", "activation")
     return _acted(
         tfc.shrink(
@@ -96,8 +96,13 @@ def shrink(work: Work, model: Any, step: Step) -> Acted:
     )
 
 
+def _restores(work: Work, step: Step) -> bool:
+    """Whether what is left is fitted: it would fill zeros that a step before has made."""
+    return bool(step.arguments.get("restore", "sparsity" not in work.kept))
+
+
 def _fitted(work: Work, step: Step) -> Any:
-    return work.examples(step, SAMPLES) if step.arguments.get("restore", True) else None
+    return work.examples(step, SAMPLES) if _restores(work, step) else None
 
 
 def separate(work: Work, model: Any, step: Step) -> Acted:

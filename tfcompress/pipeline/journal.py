@@ -114,7 +114,8 @@ class Journal:
         other = [name for name, value in begun.items() if self.begun.get(name) != value]
         if other == ["versions"] and self.complete():
             return  # nothing more is computed
-        if other == ["recipe"] and not self.finished and self._begins_alike(begun["recipe"]):
+        changed = set(other) <= {"recipe", "teachers"} and "recipe" in other
+        if changed and not self.finished and self._begins_alike(begun):
             self.forget_training()  # of a step that may be another now
             self.begun = begun
             self._write()
@@ -129,10 +130,12 @@ class Journal:
                 f"{_short(self.begun.get(name))}"
             )
 
-    def _begins_alike(self, recipe: dict[str, Any]) -> bool:
-        """Whether the steps that are done are those of this recipe too."""
+    def _begins_alike(self, begun: dict[str, Any]) -> bool:
+        """Whether the steps that are done are those of this recipe too, with the same teachers."""
+        recipe, teachers = begun["recipe"], begun["teachers"]
         before, done = self.begun["recipe"], max(0, len(self.steps) - 1)  # the first: the original
         same = before["steps"][:done] == recipe["steps"][:done]
+        same &= all(teachers.get(p, d) == d for p, d in self.begun["teachers"].items())
         return bool(same and before["seed"] == recipe["seed"] and done <= len(recipe["steps"]))
 
     def intact(self, place: int) -> bool:
@@ -197,10 +200,14 @@ class Journal:
         write_json(self._path, told)
 
     def clear(self) -> None:
-        """Removes the files of an earlier run, and nothing else."""
+        """Removes the files of an earlier run, and nothing else.
+
+        The journal itself stays until another is in its place: a kill on the way leaves one that
+        knows what the folder is.
+        """
         names = [name for step in self.steps for name in step["files"]] + list(self.finished)
         root = self.folder.resolve()
-        for name in [JOURNAL, *names]:
+        for name in names:
             path = self.folder / name
             if root in path.resolve().parents:  # a journal may have been written by anyone
                 path.unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -90,6 +92,16 @@ class Objective:
             "loss_weights": self.weights,
             "metrics": [[_name(metric) for metric in own] for own in self.metrics],
         }
+
+    def identity(self) -> dict[str, Any]:
+        """What tells it from others, for the journal: names with all that they were given."""
+        told = self.describe()
+        # Keras numbers the layers that outputs are named by.
+        told["outputs"] = [re.sub(r"_[0-9]+$", "", name) for name in self.outputs.names]
+        told["settings"] = [
+            _settings(thing) for own in (self.losses, *self.metrics) for thing in own
+        ]
+        return told
 
     def measure(self, predictions: list[np.ndarray], y: list[np.ndarray]) -> dict[str, float]:
         """Loss and metrics of predictions, whoever made them: a model in Keras or a file.
@@ -252,6 +264,13 @@ def _fresh(metric: Any) -> Any:
     if isinstance(metric, keras.metrics.Metric):
         return type(metric).from_config(metric.get_config())
     return metric
+
+
+def _settings(thing: Any) -> Any:
+    """What an object of Keras was given, as text that is the same in every process."""
+    config: dict[str, Any] = getattr(thing, "get_config", dict)()
+    text = json.dumps({**config, "name": ""}, default=repr, sort_keys=True)
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def _name(thing: Any) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from tfcompress.errors import CompressError, ConfigError, DataError
+from tfcompress.files import read_bytes
 from tfcompress.pipeline import archive, fitting
 from tfcompress.pipeline import data as examples
 from tfcompress.pipeline.actions import Acted, Work
@@ -100,6 +101,7 @@ class Run:
             self._journal.tidy()
             if not self._journal.complete():
                 self._run_all(original)
+            self._journal.forget_training()  # of the last step, where a kill has left it
             report = PipelineReport.from_dict(json.loads((self.out / "report.json").read_text()))
         files = [self.out / row.name for row in report.files]
         return PipelineResult(report, self.out, files, self._like)
@@ -110,9 +112,9 @@ class Run:
             "recipe": {"seed": self.pipeline.seed, "steps": self.pipeline.to_plain()},
             "model": identity,
             "data": self._data.fingerprint(),
-            "objective": self._objective.describe(),
+            "objective": self._objective.identity(),
             "deterministic": self.deterministic,
-            "teachers": {path: sha256(Path(path).read_bytes()) for path in self._teachers()},
+            "teachers": {path: sha256(read_bytes(path)) for path in self._teachers()},
             "versions": versions(),
         }
         plain: dict[str, Any] = json.loads(json.dumps(told))
@@ -222,28 +224,26 @@ class Run:
     def _trained(
         self, step: Step, acted: Acted, kept: tuple[str, ...]
     ) -> dict[str, list[float | None]]:
-        from tfcompress.pipeline.holding import held, released
+        from tfcompress.pipeline.holding import held
         from tfcompress.pipeline.teaching import taught
 
         assert step.training is not None
-        prunes = step.verb == "prune"
-        model = acted.model if prunes else held(acted.model, kept)
-        trainee, student = taught(model, step, self._teacher)
-        history = fitting.fit(
-            trainee,
-            step.training,
-            self._data,
-            self._objective,
-            acted.callbacks,
-            self._journal.training(step.name),
-            self.save_freq,
-            self._progress.update,
-            step.where,
-        )
-        acted.model = released(student(), acted.model)
+        trainee = taught(acted.model, step, self._teacher)
+        with held(acted.model, kept):
+            history = fitting.fit(
+                trainee,
+                step.training,
+                self._data,
+                self._objective,
+                acted.callbacks,
+                self._journal.training(step.name),
+                self.save_freq,
+                self._progress.update,
+                step.where,
+            )
         for callback in acted.callbacks:
             acted.report = getattr(callback, "report", None) or acted.report
-        if trainee is not model:
+        if trainee is not acted.model:
             acted.report = _with_teacher(acted.report, trainee.compression_report)
         return history
 

@@ -8,8 +8,8 @@ from typing import Any
 from tfcompress.pipeline.steps import Step
 
 
-def taught(model: Any, step: Step, teacher: Callable[[str], Any]) -> tuple[Any, Callable[[], Any]]:
-    """What is trained in a step, and what gives the model that came out.
+def taught(model: Any, step: Step, teacher: Callable[[str], Any]) -> Any:
+    """What is trained in a step: the model, or one that distils into it.
 
     Args:
         model: the student.
@@ -19,14 +19,13 @@ def taught(model: Any, step: Step, teacher: Callable[[str], Any]) -> tuple[Any, 
     assert step.training is not None
     how = step.training.distill
     if how is None:
-        return model, lambda: model
+        return model
     import tfcompress as tfc
 
-    trainee = tfc.distill(
+    return tfc.distill(
         model,
         teacher(how.teacher),
         temperature=how.temperature,
         alpha=how.alpha,
         method=how.method,
     )
-    return trainee, lambda: trainee.student

@@ -199,20 +199,19 @@ def select(
             continue
         settings = by_schedule[index][0]
         assert settings is not None
-        fresh = []
+        fresh, refused = [], []
         for variable in kernels:
             axes = registry.axes(layer, variable)
             mask = held.get(id(variable))
             target = Target(path, variable, axes, wrapped=mask, shared=id(variable) in shared)
             refusal = _refusal(layer, target, settings, id(layer) in by_name)
-            reason = refusal or reason
+            if refusal:
+                refused.append(f"{variable.name}: {refusal}" if len(kernels) > 1 else refusal)
             if not refusal and id(variable) not in seen:
                 seen.add(id(variable))
                 fresh.append(target)
-        if fresh or not reason:
-            report.add(path, kind, "pruned")
-        else:
-            report.add(path, kind, "left", reason)
+        reason = "; ".join(refused)
+        report.add(path, kind, "pruned" if fresh or not reason else "left", reason)
         chosen[index] += fresh
     _check_any(model, chosen, include, layers, report)
     return [
