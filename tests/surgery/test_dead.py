@@ -141,6 +141,60 @@ def test_normalisation_over_channels_keeps_them():
     assert same_and_smaller(model).layers[1].units == 8
 
 
+def dead_first(layer):
+    """The first channel of a layer is 0, whatever it reads."""
+    kernel, bias = np.array(layer.kernel), np.array(layer.bias)
+    kernel[..., 0], bias[0] = 0, 0
+    layer.set_weights([kernel, bias])
+
+
+@pytest.mark.parametrize("dead", ["a", "b", "ab"])
+def test_concatenation_of_rows_with_other_constants(dead):
+    """Joined along another axis than channels, one is constant only if it is in all parts."""
+    inputs = keras.Input((8, 8, 3))
+    a, b = layers.Conv2D(4, 3, name="a")(inputs), layers.Conv2D(4, 3, name="b")(inputs)
+    joined = layers.Concatenate(axis=1)([a, b])
+    model = scramble(keras.Model(inputs, layers.Conv2D(2, 3)(joined)))
+    for name in dead:
+        dead_first(model.get_layer(name))
+    assert same_and_smaller(model).get_layer("a").filters == (3 if dead == "ab" else 4)
+
+
+@pytest.mark.parametrize("dead", [[3], [11], [3, 11]])
+def test_channels_that_a_reshape_parts(dead):
+    """The same place in two heads is one channel behind it: constant only if both are."""
+    inputs = keras.Input((5,))
+    x = layers.Dense(16, name="both")(inputs)
+    x = layers.Dense(3)(layers.Reshape((2, 8))(x))
+    model = scramble(keras.Model(inputs, x))
+    kernel, bias = model.get_layer("both").get_weights()
+    kernel[:, dead], bias[dead] = 0, 0
+    model.get_layer("both").set_weights([kernel, bias])
+    assert same_and_smaller(model).get_layer("both").units == (14 if len(dead) == 2 else 16)
+
+
+@pytest.mark.parametrize("value", [None, 0.0, 1.0])
+def test_padding_with_a_value(value):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, name="conv")(inputs)
+    x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=value)
+    model = scramble(keras.Model(inputs, layers.Conv2D(2, 3)(x)))
+    dead_first(model.get_layer("conv"))
+    assert same_and_smaller(model).get_layer("conv").filters == (4 if value else 3)
+
+
+@pytest.mark.parametrize("fill", [0.0, 1.0])
+@pytest.mark.parametrize("as_layer", [True, False])
+def test_resizing_with_a_border(as_layer, fill):
+    inputs = keras.Input((8, 6, 3))
+    x = layers.Conv2D(4, 3, name="conv")(inputs)
+    options = {"pad_to_aspect_ratio": True, "fill_value": fill}
+    x = layers.Resizing(9, 9, **options)(x) if as_layer else ops.image.resize(x, (9, 9), **options)
+    model = scramble(keras.Model(inputs, layers.Conv2D(2, 3)(x)))
+    dead_first(model.get_layer("conv"))
+    assert same_and_smaller(model).get_layer("conv").filters == (4 if fill else 3)
+
+
 def test_not_a_model():
     with pytest.raises(ModelTypeError):
         tfc.remove_dead(3)

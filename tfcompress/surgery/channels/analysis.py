@@ -83,6 +83,7 @@ class Analysis:
         flow: the model's calls.
         atoms: all atoms.
         records: by `id` of the layer or operation.
+        united: by `id` of a call, the pairs of atoms that it has united.
         classes: of each atom.
     """
 
@@ -97,12 +98,14 @@ class Analysis:
         self.flow: Flow = read_flow(model)
         self.atoms = Atoms()
         self.records: dict[int, Record] = {}
+        self.united: dict[int, np.ndarray] = {}
         self._axes: dict[int, tuple[Axis, ...]] = {}
         self._made: dict[tuple[int, str], np.ndarray] = {}
         self.left, self.whole_heads = left, whole_heads
         for call in self.flow.calls:
             record = self.record(call)
             record.calls.append(call)
+            before = self.atoms.count_of_unions()
             try:
                 why = plain_kernels(call.operation)
                 if why:
@@ -110,6 +113,7 @@ class Analysis:
                 handler_of(call.operation)(call, self)
             except Barrier as why:
                 self._bar(record, str(why))
+            self.united[id(call)] = self.atoms.united_since(before)
         for value in keras.tree.flatten(self.flow.outputs):
             for axis in self.axes(value):
                 self.atoms.pin(axis)

@@ -39,6 +39,15 @@ class Atoms:
         if axis is not None:
             self.unite(axis, PINNED)
 
+    def count_of_unions(self) -> int:
+        """How often atoms have been united so far."""
+        return len(self._pairs)
+
+    def united_since(self, count: int) -> np.ndarray:
+        """(2, pairs): what has been united since there were that many unions, pins left out."""
+        pairs = np.concatenate([np.zeros((2, 0), np.int64), *self._pairs[count:]], axis=1)
+        return pairs[:, (pairs != PINNED).all(0)]
+
     def classes(self) -> np.ndarray:
         """(atoms,): the number of the class that each atom is in; class 0 is pinned."""
         from scipy.sparse import coo_array

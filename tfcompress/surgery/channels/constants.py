@@ -54,7 +54,9 @@ class Constants:
 
     def _visit(self, call: Call) -> None:
         record = self._found.records[id(call.operation)]
-        if call.kwargs.get("training") or (record.barrier and not record.slots):
+        # Keras calls layers that prepare data with training=True, whatever they do.
+        trains = call.kwargs.get("training") and not isinstance(call.operation, layers.Resizing)
+        if trains or (record.barrier and not record.slots):
             return
         handler: Any = handler_of(call.operation)
         if handler in _MOVING:
@@ -79,34 +81,42 @@ class Constants:
         """Operators that move channels: each takes its constant with it, by its atom."""
         if getattr(call.operation, "data_format", "") is None:
             return
-        zero_only = "Padding" in type(call.operation).__name__ or type(call.operation).__name__ in (
-            "Pad",
-            "Resizing",
-        )
+        name = type(call.operation).__name__
+        zero_only = "Padding" in name or name in ("Pad", "Resize", "Resizing")
+        if zero_only and not _pads_with_zeros(call):
+            return
         by_atom: dict[int, float] = {}
         for value in call.inputs:
-            axis = self.axis(value)
-            if axis is None:
-                continue
-            atoms = self._found.axes(value)[axis]
-            assert atoms is not None
-            for atom, constant in zip(atoms, self.along(value), strict=True):
-                known = by_atom.setdefault(int(atom), float(constant))
-                if known != constant or (zero_only and constant != 0):
-                    by_atom[int(atom)] = float("nan")
+            mine = self.axis(value)
+            for number, atoms in enumerate(self._found.axes(value)):
+                if atoms is None:
+                    continue
+                constants = self.along(value) if number == mine else np.full(len(atoms), np.nan)
+                for atom, constant in zip(atoms, constants, strict=True):
+                    known = by_atom.setdefault(int(atom), float(constant))
+                    if known != constant or (zero_only and constant != 0):
+                        by_atom[int(atom)] = float("nan")
         by_atom[0] = float("nan")
-        if zero_only and getattr(call.operation, "fill_value", 0) not in (0, None):
-            return
-        if getattr(call.operation, "mode", "constant") != "constant" or (
-            call.inputs[1:] and zero_only
-        ):
-            return
+        self._agree(call, by_atom)
         for result in call.results:
             axis = self.axis(result)
             if axis is not None:
                 atoms = self._found.axes(result)[axis]
                 assert atoms is not None
                 self._set(result, np.array([by_atom.get(int(a), float("nan")) for a in atoms]))
+
+    def _agree(self, call: Call, by_atom: dict[int, float]) -> None:
+        """Where one index stands for several atoms, all of them must have the same constant.
+
+        As behind a concatenation along another axis, or a reshape that parts channels into heads:
+        the call has united them, and its result carries only one of them.
+        """
+        pairs = self._found.united[id(call)].T.tolist()
+        for _ in pairs:  # until what varies has reached all that hangs together with it
+            differ = [p for p in pairs if not _same(by_atom.get(p[0]), by_atom.get(p[1]))]
+            if not differ:
+                return
+            by_atom.update((atom, float("nan")) for pair in differ for atom in pair)
 
     def _evaluated(self, call: Call) -> np.ndarray | None:
         """Runs an elementwise operator on the constants alone."""
@@ -166,6 +176,20 @@ class Constants:
         scale = scale if gamma is None else scale * gamma
         shift: Any = 0.0 if beta is None else beta
         return np.where(scale == 0, shift, (constants - mean) * scale + shift)
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    return one == other or (one != one and other != other)
+
+
+def _pads_with_zeros(call: Call) -> bool:
+    """Whether what an operator sets around its input, if anything, is 0."""
+    operation = call.operation
+    if getattr(operation, "mode", "constant") != "constant":
+        return False
+    border = [*call.args[1:], call.kwargs.get("constant_values")]
+    border.append(getattr(operation, "fill_value", None))
+    return not any(isinstance(one, Value) or np.any(one) for one in border if one is not None)
 
 
 def activated(layer: Any, values: np.ndarray) -> np.ndarray | None:
