@@ -5,10 +5,10 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from channel_networks import NETWORKS, PARTS, network, silence
+from channel_networks import NETWORKS, PARTS, conv, network, silence
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from surgery_support import assert_same_outputs, scramble
+from surgery_support import assert_same_outputs, chain, entries, outputs, scramble
 
 import tfcompress as tfc
 from tfcompress.report import CompressionReport
@@ -63,3 +63,96 @@ def test_silent_channels_of_random_networks(parts, widths, flat, several, share,
     model = network(parts, widths, flat, several)
     smaller, _ = remove_some(model, share, seed)
     assert_same_outputs(model, smaller, 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(-1, 16), (-1, 8, 16), (-1, 8, 8, 4)])
+def test_a_reshape_of_the_batch_keeps_its_channels(shape):
+    """Places or channels folded into the batch: each becomes an example of its own."""
+    inputs = keras.Input((8, 8, 3))
+    x = conv(16, name="last")(conv(4, name="first")(inputs))
+    model = scramble(keras.Model(inputs, layers.Dense(2)(ops.reshape(x, shape))))
+    assert not tfc.remove_dead(model).compression_report.changed
+    smaller = tfc.shrink(model, 0.3, round_to=1)
+    assert smaller.get_layer("first").filters < smaller.get_layer("last").filters == 16
+    assert ("left", "it reshapes the batch") in entries(smaller).values()
+
+
+class Fixed(layers.Conv2D):
+    """Its config holds arguments that its `__init__` does not take."""
+
+    def __init__(self, filters, **options):
+        super().__init__(filters, 3, padding="same", **options)
+
+
+class Stubborn(layers.Dense):
+    """It has as many units as it likes."""
+
+    def __init__(self, **options):
+        super().__init__(**{**options, "units": 8})
+
+
+class Capped(layers.ReLU):
+    def __init__(self, **options):
+        super().__init__(6.0, **options)
+
+
+class Standardised(layers.Conv2D):
+    """Weight standardisation: what a channel weighs hangs on all that are read."""
+
+    def convolution_op(self, inputs, kernel):
+        mean = ops.mean(kernel, (0, 1, 2), keepdims=True)
+        deviation = ops.std(kernel, (0, 1, 2), keepdims=True)
+        return super().convolution_op(inputs, (kernel - mean) / (deviation + 1e-5))
+
+
+class Plain(layers.Conv2D):
+    """A subclass that does as its class does."""
+
+
+def doubled(x):
+    """An activation that Keras cannot find again by its name."""
+    return 2 * x
+
+
+SUBCLASSES = {
+    "activation": (lambda: conv(8, activation=doubled), "cannot be rebuilt"),
+    "fixed": (lambda: Fixed(8), "cannot be rebuilt"),
+    "stubborn": (Stubborn, "in another size"),
+    "capped": (Capped, "cannot be rebuilt"),
+    "standardised": (lambda: Standardised(8, 3, padding="same"), "convolution_op"),
+}
+
+
+def with_dead_channels(made):
+    model = scramble(chain((8, 8, 3), conv(12, name="first"), made, conv(8, name="last"), conv(2)))
+    kernel, bias = model.get_layer("first").get_weights()
+    kernel[..., :4], bias[:4] = 0, 0
+    model.get_layer("first").set_weights([kernel, bias])
+    return model
+
+
+@pytest.mark.parametrize("kind", SUBCLASSES)
+def test_subclasses_that_differ_from_their_class_keep_their_channels(kind):
+    make, said = SUBCLASSES[kind]
+    model = with_dead_channels(make())
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
+    exact = tfc.remove_dead(model)
+    np.testing.assert_allclose(outputs(exact, x)[0], outputs(model, x)[0], rtol=0, atol=1e-4)
+    for smaller in (exact, tfc.shrink(model, 0.2, round_to=1, data=x)):
+        assert smaller.get_layer("first").filters == 12
+        assert said in entries(smaller)[model.layers[2].name][1]
+
+
+def test_a_subclass_inside_a_wrapper():
+    model = chain(
+        (6, 5), layers.Dense(12, name="first"), layers.TimeDistributed(Stubborn(), name="wrapped"),
+        layers.Dense(16), layers.Dense(2),
+    )  # fmt: skip
+    smaller = tfc.shrink(model, 0.3, round_to=1)
+    assert smaller.get_layer("first").units == 12
+    assert "another size" in entries(smaller)["wrapped"][1]
+
+
+def test_a_subclass_that_does_as_its_class_loses_channels():
+    smaller = tfc.remove_dead(with_dead_channels(Plain(8, 3, padding="same")))
+    assert smaller.get_layer("first").filters == 8

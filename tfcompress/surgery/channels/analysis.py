@@ -93,7 +93,7 @@ class Analysis:
         left: Callable[[Any], str] = lambda layer: "",
         whole_heads: bool = False,
     ) -> None:
-        from tfcompress.surgery.channels.handlers import handler_of
+        from tfcompress.surgery.channels.handlers import check_config, handler_of
 
         self.flow: Flow = read_flow(model)
         self.atoms = Atoms()
@@ -111,6 +111,7 @@ class Analysis:
                 if why:
                     raise Barrier(why)
                 handler_of(call.operation)(call, self)
+                check_config(call.operation)
             except Barrier as why:
                 self._bar(record, str(why))
             self.united[id(call)] = self.atoms.united_since(before)

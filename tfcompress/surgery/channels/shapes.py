@@ -104,10 +104,18 @@ def reshaped(found: Analysis, before: Shape, axes: Sequence[Axis], after: Shape)
     return result
 
 
+def _reshapes_batch(before: Shape, after: Shape) -> bool:
+    """Whether other elements are an example's own than before, as far as sizes are known."""
+    if before[0] != after[0]:
+        return True
+    sizes, new = before[1:], after[1:]
+    return None not in sizes and None not in new and np.prod(sizes) != np.prod(new)  # type: ignore[arg-type]
+
+
 def _give_reshaped(call: Call, found: Analysis) -> list[Axis]:
     value, (result,) = call.inputs[0], call.results
     axes = found.axes(value)
-    if value.shape[0] != result.shape[0] and any(axis is not None for axis in axes):
+    if any(axis is not None for axis in axes) and _reshapes_batch(value.shape, result.shape):
         raise Barrier("it reshapes the batch")
     found.atoms.pin(axes[0])
     given = [None, *reshaped(found, value.shape[1:], axes[1:], result.shape[1:])]

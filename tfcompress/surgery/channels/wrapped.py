@@ -16,12 +16,13 @@ from tfcompress.surgery.channels.elementwise import broadcast
 
 def _inside(call: Call, found: Analysis, layer: Any, given: Value, made: Value) -> None:
     """Follows the channels through a layer in a wrapper, which takes over its weights."""
-    from tfcompress.surgery.channels.handlers import handler_of
+    from tfcompress.surgery.channels.handlers import check_config, handler_of
 
     part = Call(layer, (given,), {}, made, f"{call.path}/{layer.name}")
     record, outer = found.record(part), found.record(call)
     record.calls.append(part)
     handler_of(layer)(part, found)
+    check_config(layer)
     fresh = {id(slot.variable) for slot in outer.slots}
     outer.slots += [slot for slot in record.slots if id(slot.variable) not in fresh]
     record.slots = []
