@@ -156,3 +156,44 @@ def test_a_subclass_inside_a_wrapper():
 def test_a_subclass_that_does_as_its_class_loses_channels():
     smaller = tfc.remove_dead(with_dead_channels(Plain(8, 3, padding="same")))
     assert smaller.get_layer("first").filters == 8
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_concatenation_with_a_constant_keeps_its_channels(axis):
+    """As CoordConv does with coordinates."""
+    shape = (1, 8, 8, 3) if axis == -1 else (1, 1, 8, 8)
+    coordinates = np.linspace(-1, 1, int(np.prod(shape)), dtype="float32").reshape(shape)
+    inputs = keras.Input(batch_shape=(1, 8, 8, 3))
+    x = conv(8, name="last")(conv(8, name="first")(inputs))
+    x = ops.concatenate([x, coordinates], axis=axis)
+    model = scramble(keras.Model(inputs, conv(2)(x)))
+    dead, bias = model.get_layer("last").get_weights()
+    dead[..., :4], bias[:4] = 0, 0
+    model.get_layer("last").set_weights([dead, bias])
+    x = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype("float32")
+    exact = tfc.remove_dead(model)
+    np.testing.assert_allclose(outputs(exact, x)[0], outputs(model, x)[0], rtol=0, atol=1e-4)
+    smaller = tfc.shrink(model, 0.2, round_to=1)
+    assert smaller.get_layer("first").filters < smaller.get_layer("last").filters == 8
+    assert ("left", "it joins tensors with constants") in entries(smaller).values()
+
+
+@pytest.mark.parametrize("kind", ["attention", "grouped", "distributed"])
+def test_lora_inside_a_layer_keeps_its_channels(kind):
+    inputs = keras.Input((6, 12))
+    x = layers.Dense(12, name="first")(layers.Dense(16)(inputs))
+    if kind == "distributed":
+        inner = layers.Dense(8)
+        x = layers.TimeDistributed(inner, name="held")(x)
+    elif kind == "grouped":
+        layer = layers.GroupQueryAttention(4, 4, 2, name="held")
+        x, inner = layer(x, x), layer._query_dense
+    else:
+        layer = layers.MultiHeadAttention(4, 4, name="held")
+        x, inner = layer(x, x), layer._query_dense
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dense(16)(x)))
+    inner.enable_lora(2)
+    smaller = tfc.shrink(model, 0.2, round_to=1)
+    assert smaller.get_layer("first").units == 12
+    told = [e.reason for e in smaller.compression_report.entries if e.name == "held"]
+    assert any("LoRA" in why for why in told)

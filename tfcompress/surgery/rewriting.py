@@ -98,10 +98,11 @@ def replaced(
 
 
 def plain_kernels(layer: Any) -> str:
-    """Why a layer's kernels cannot be taken as they are; "" where they can."""
-    if getattr(layer, "lora_enabled", False):
+    """Why a layer's kernels, or those of layers in it, cannot be taken as they are; "" else."""
+    parts = list(layer._flatten_layers()) if isinstance(layer, keras.Layer) else []
+    if any(getattr(part, "lora_enabled", False) for part in parts):
         return "it has LoRA weights: merge them first"
-    if getattr(layer, "quantization_mode", None):
+    if any(getattr(part, "quantization_mode", None) for part in parts):
         return "its weights are quantized"
     return ""
 

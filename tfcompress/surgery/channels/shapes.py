@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 from keras import layers
 
@@ -18,6 +19,8 @@ Shape = Sequence[int | None]
 
 def _concatenate(call: Call, found: Analysis) -> None:
     (result,), values = call.results, call.inputs
+    if len(keras.tree.flatten((call.args, call.kwargs))) != len(values):
+        raise Barrier("it joins tensors with constants")
     rank = len(result.shape)
     axis = call.operation.axis % rank
     axes: list[Axis] = []
