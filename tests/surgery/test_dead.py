@@ -8,7 +8,7 @@ import pytest
 from channel_networks import NETWORKS, PARTS, bn_relu, conv, network, silence
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from surgery_support import assert_same_outputs, chain, left_alone, scramble
+from surgery_support import assert_same_outputs, chain, entries, left_alone, scramble
 
 import tfcompress as tfc
 from tfcompress.errors import ModelTypeError
@@ -193,6 +193,80 @@ def test_resizing_with_a_border(as_layer, fill):
     model = scramble(keras.Model(inputs, layers.Conv2D(2, 3)(x)))
     dead_first(model.get_layer("conv"))
     assert same_and_smaller(model).get_layer("conv").filters == (4 if fill else 3)
+
+
+class Table(layers.Layer):
+    """It cannot be made from its config."""
+
+    def __init__(self, table):
+        super().__init__(name="table")
+        self.table = self.add_weight(shape=(2, 2), initializer=lambda *_, **__: table)
+
+    def call(self, x):
+        return x @ self.table
+
+
+class Branching(keras.Model):
+    """Its own `__init__` makes its layers."""
+
+    def __init__(self):
+        inputs = keras.Input((6, 6, 3))
+        x = layers.ReLU()(conv(4, name="constant")(inputs))
+        x = layers.ReLU()(conv(4, name="first")(x))
+        x = layers.ReLU()(conv(4, name="alive")(conv(4, name="second")(x)))
+        y = layers.Softmax(name="softmax")(conv(4, name="before softmax")(x))
+        y = layers.GlobalAveragePooling2D()(conv(2, name="before table")(y))
+        x = conv(2, name="last")(conv(4, 1, name="constant too")(x))
+        super().__init__(inputs, [Table(np.eye(2, dtype="float32"))(y), x])
+
+
+def test_the_report_over_several_turns():
+    """What only fed the dead goes in the second turn; the report tells of both, and of the rest."""
+    model = scramble(Branching())
+    for name in ("constant", "constant too"):
+        dead_first(model.get_layer(name))
+    kernel = np.array(model.get_layer("second").kernel)
+    kernel[:, :, 0] = 0
+    model.get_layer("second").kernel.assign(kernel)
+    smaller = same_and_smaller(model)
+    told = entries(smaller)
+    assert widths(smaller) == dict.fromkeys(("constant", "first", "constant too"), "4 -> 3")
+    assert told["alive"] == told["second"] == ("left", "none of its channels is dead")
+    assert "Softmax looks across channels" in told["softmax"][1]
+    assert "keeps all of its own" in told["before softmax"][1]
+    assert "reach an output" in told["last"][1]
+    assert "both models share it" in told["table"][1]
+    (note,) = smaller.compression_report.notes
+    assert "no longer a Branching" in note
+
+
+@pytest.mark.parametrize("reduce", [ops.mean, ops.max, ops.min, ops.sum, ops.var])
+def test_constants_behind_means_over_places(reduce):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Activation("sigmoid")(layers.Conv2D(4, 3, name="conv")(inputs))
+    model = scramble(keras.Model(inputs, layers.Dense(2)(reduce(x, axis=(1, 2)))))
+    dead_first(model.get_layer("conv"))
+    smaller = same_and_smaller(model)
+    taken = reduce in (ops.mean, ops.max, ops.min)
+    assert smaller.get_layer("conv").filters == (3 if taken else 4)
+
+
+def test_a_maximum_that_begins_higher():
+    inputs = keras.Input((8, 8, 3))
+    x = ops.max(layers.Conv2D(4, 3, name="conv")(inputs), axis=(1, 2), initial=2.0)
+    model = scramble(keras.Model(inputs, layers.Dense(2)(x)))
+    dead_first(model.get_layer("conv"))
+    same_and_smaller(model)
+
+
+def test_what_only_zeros_read_behind_a_mean_goes():
+    inputs = keras.Input((8, 8, 3))
+    x = ops.mean(layers.Conv2D(4, 3, name="conv")(inputs), axis=(1, 2))
+    model = scramble(keras.Model(inputs, layers.Dense(2, name="dense")(x)))
+    kernel = np.array(model.get_layer("dense").kernel)
+    kernel[1:3] = 0
+    model.get_layer("dense").kernel.assign(kernel)
+    assert same_and_smaller(model).get_layer("conv").filters == 2
 
 
 def test_not_a_model():

@@ -52,38 +52,17 @@ def remove_dead(model: Any) -> Any:
     from tfcompress.surgery.rewriting import check_graph
 
     check_graph(model)
-    before: Any = None
+    first: Any = None
+    copied: list[str] = []
     while True:
         # What only fed what is gone is dead in the next turn.
         found = Analysis(model)
+        first = found if first is None else first
         dead = DeadUnits(found)
-        report = CompressionReport("remove_dead", notes=dead.notes)
-        if before is not None and not dead.gone.any():
-            return _told(model, before, report)
-        smaller = dead.without(model, report)
+        report = CompressionReport("remove_dead", notes=list(dead.notes))
+        model = dead.without(model, report, first)
+        copied += report.notes[len(dead.notes) :]
         if not dead.gone.any():
-            return smaller
-        before = found if before is None else before
-        model = smaller
-
-
-def _told(model: Any, before: Any, report: CompressionReport) -> Any:
-    """The report over all turns: channels of the first model and of the last."""
-    from tfcompress.surgery.channels.analysis import Analysis
-    from tfcompress.surgery.channels.dead_units import ALIVE
-
-    after = {record.path: record for record in Analysis(model).records.values()}
-    for record in before.records.values():
-        now = after.get(record.path)
-        if not record.made or now is None:
-            continue
-        pairs = zip(record.names, record.made, now.made, strict=True)
-        counts = {name: f"{len(old)} -> {len(new)}" for name, (old, _), (new, _) in pairs}
-        shrunk = any(text.split(" -> ")[0] != text.split(" -> ")[1] for text in counts.values())
-        kind = type(record.operation).__name__
-        if shrunk:
-            report.add(record.path, kind, "shrunk", "", **counts)
-        else:
-            report.add(record.path, kind, "left", ALIVE)
-    model.compression_report = report
-    return model
+            # The last turn tells of every layer; what copying had to say may be of an earlier one.
+            report.notes[len(dead.notes) :] = dict.fromkeys(copied)
+            return model

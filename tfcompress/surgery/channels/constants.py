@@ -24,6 +24,7 @@ from tfcompress.surgery.channels.sums import FOLDING, constant_outputs
 
 _MOVING = shapes.MOVING + indexing.MOVING + spatial.MOVING
 _PRODUCTS = ("Multiply",)
+_KEEPING = ("Mean", "Max", "Min", "Amax", "Amin")
 
 
 class Constants:
@@ -59,7 +60,8 @@ class Constants:
         if trains or (record.barrier and not record.slots):
             return
         handler: Any = handler_of(call.operation)
-        if handler in _MOVING:
+        reduced = handler is products.reduce and _gives_constants_again(call)
+        if handler in _MOVING or reduced:
             self._moved(call)
         elif handler in elementwise.ELEMENTWISE:
             self._set(call.results[0], self._evaluated(call))
@@ -182,6 +184,12 @@ def _same(one: float | None, other: float | None) -> bool:
     return one == other or (one != one and other != other)
 
 
+def _gives_constants_again(call: Call) -> bool:
+    """Whether a call reduces places to one, which has the constant that all of them have."""
+    name = type(call.operation).__name__
+    return name in _KEEPING and getattr(call.operation, "initial", None) is None
+
+
 def _pads_with_zeros(call: Call) -> bool:
     """Whether what an operator sets around its input, if anything, is 0."""
     operation = call.operation
@@ -209,7 +217,10 @@ def activated(layer: Any, values: np.ndarray) -> np.ndarray | None:
 def separable(call: Call) -> bool:
     """Whether each channel that a call reads reaches only its own, or a weight that reads it."""
     handler: Any = handler_of(call.operation)
-    known = (*elementwise.ELEMENTWISE, *_MOVING, norms.batch_norm, norms.prelu, norms.layer_scale)
+    known = (
+        *elementwise.ELEMENTWISE, *_MOVING, products.reduce, norms.batch_norm, norms.prelu,
+        norms.layer_scale,
+    )  # fmt: skip
     if isinstance(call.operation, (layers.EinsumDense, layers.MultiHeadAttention)):
         return handler is not None
     return handler in known or isinstance(call.operation, FOLDING)

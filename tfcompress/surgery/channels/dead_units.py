@@ -43,8 +43,10 @@ class DeadUnits:
             units = family.units[gone[family.units]]
             self.gone[units[1:] if len(units) == len(family.units) else units] = True
 
-    def without(self, model: keras.Model, report: CompressionReport) -> keras.Model:
-        """The model without them."""
+    def without(
+        self, model: keras.Model, report: CompressionReport, first: Analysis
+    ) -> keras.Model:
+        """The model without them; the report counts from that of another, the first."""
         from tfcompress.surgery.channels.telling import tell
         from tfcompress.surgery.rewriting import replaced
 
@@ -53,7 +55,7 @@ class DeadUnits:
         made = replacements(self._found, kept, changed)
         for key, bias in fresh.items():
             made[key] = self._with_bias(self._found.records[key], made[key], bias, kept)
-        tell(self._found, kept, report, ALIVE)
+        tell(self._found, kept, report, ALIVE, first)
         return replaced(model, made, report)
 
     def _flags(self) -> np.ndarray:

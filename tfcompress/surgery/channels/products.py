@@ -13,7 +13,8 @@ from tfcompress.surgery.channels.linear import spelled
 Shape = Sequence[int | None]
 
 
-def _reduce(call: Call, found: Analysis) -> None:
+def reduce(call: Call, found: Analysis) -> None:
+    """Means and the like of places: channels stay what they are."""
     operation, value, (result,) = call.operation, call.inputs[0], call.results
     axes, rank = list(found.axes(value)), len(value.shape)
     over = operation.axis
@@ -72,7 +73,7 @@ def handlers() -> dict[type, Handler]:
 
     table: dict[type, Handler] = {numpy.Einsum: einsum, numpy.Matmul: matmul}
     for name in ("Mean", "Max", "Min", "Sum", "Prod", "Var", "Std", "Amax", "Amin"):
-        table[getattr(numpy, name)] = _reduce
+        table[getattr(numpy, name)] = reduce
     for name in ("Cumsum", "Cumprod"):
         table[getattr(numpy, name)] = _cumulative
     return table

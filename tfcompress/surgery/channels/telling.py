@@ -7,7 +7,13 @@ from tfcompress.surgery.channels.analysis import Analysis, Record
 from tfcompress.surgery.channels.atoms import Kept
 
 
-def tell(found: Analysis, kept: Kept, report: CompressionReport, otherwise: str) -> None:
+def tell(
+    found: Analysis,
+    kept: Kept,
+    report: CompressionReport,
+    otherwise: str,
+    first: Analysis | None = None,
+) -> None:
     """Adds an entry for each layer that makes channels, and for each barrier.
 
     Args:
@@ -15,21 +21,29 @@ def tell(found: Analysis, kept: Kept, report: CompressionReport, otherwise: str)
         kept: what is left of them.
         report: where to tell it.
         otherwise: why channels stay that could go.
+        first: the atoms of the model before earlier turns, where there were any.
     """
+    earlier = {record.path: record for record in (first or found).records.values()}
     for record in found.records.values():
         kind = type(record.operation).__name__
-        counts = {
-            name: f"{len(axis)} -> {kept.count(axis)}"
+        before = _widths(earlier.get(record.path, record))
+        now = {
+            name: kept.count(axis)
             for name, (axis, _) in zip(record.names, record.made, strict=True)
         }
-        whole = all(kept.whole(axis) for axis, _ in record.made)
-        if not whole:
+        counts = {name: f"{before.get(name, width)} -> {width}" for name, width in now.items()}
+        if any(before.get(name, width) != width for name, width in now.items()):
             report.add(record.path, kind, "shrunk", record.barrier, **counts)
         elif record.barrier:
             report.add(record.path, kind, "left", record.barrier)
         elif record.made:
             why = found.left(record.operation) or _why(found, record) or otherwise
             report.add(record.path, kind, "left", why)
+
+
+def _widths(record: Record) -> dict[str, int]:
+    pairs = zip(record.names, record.made, strict=True)
+    return {name: len(axis) for name, (axis, _) in pairs}
 
 
 def _why(found: Analysis, record: Record) -> str:
