@@ -76,6 +76,16 @@ def separable():
     )  # fmt: skip
 
 
+def resized():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Resizing(5, 7)(conv(8, activation="relu")(inputs))
+    y = layers.Resizing(7, 7, pad_to_aspect_ratio=True)(conv(6)(x))
+    y = conv(8, activation="relu")(ops.image.resize(y, (5, 7), interpolation="nearest"))
+    x = layers.Concatenate(axis=2)([x, conv(8, 1)(layers.Add()([x, y]))])
+    x = layers.Resizing(4, 4, crop_to_aspect_ratio=True)(x)
+    return keras.Model(inputs, layers.Dense(3)(ops.mean(conv(6)(x), axis=(1, 2))))
+
+
 def grouped():
     return chain(
         (8, 8, 3), conv(12), layers.ReLU(), conv(8, groups=2), layers.ReLU(),
@@ -197,8 +207,8 @@ def attention_by_hand():
 NETWORKS: dict[str, Callable[[], keras.Model]] = {
     build.__name__: build
     for build in (
-        plain, sequential, residual, dense_block, squeeze_excite, separable, grouped, shuffled,
-        split, shared_and_nested, inside, sequence, volume, recurrent, wrapped, attention,
+        plain, sequential, residual, dense_block, squeeze_excite, separable, resized, grouped,
+        shuffled, split, shared_and_nested, inside, sequence, volume, recurrent, wrapped, attention,
         attention_by_hand,
     )
 }  # fmt: skip
@@ -206,6 +216,7 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
 
 PARTS = (
     "conv", "residual", "concat", "depthwise", "gate", "nested", "grouped", "split", "shared",
+    "transposed", "rows", "resized", "heads",
 )  # fmt: skip
 
 
@@ -235,6 +246,15 @@ def network(parts, widths, flat, several):
         elif part == "split":
             half = channels // 2
             x = ops.concatenate([conv(width)(x[..., :half]), x[..., half:]], axis=-1)
+        elif part == "transposed":
+            x = layers.ReLU()(layers.Conv2DTranspose(width, 3, padding="same")(x))
+        elif part == "rows":
+            x = layers.Concatenate(axis=1)([x, conv(channels, activation="relu")(x)])[:, 3:9]
+        elif part == "resized":
+            x = ops.image.resize(layers.Resizing(4, 5)(x), (6, 6))
+        elif part == "heads":
+            y = layers.Reshape((6, 6, 2, width))(conv(2 * width)(x))
+            x = layers.ReLU()(ops.max(y, axis=3))
         else:
             layer = conv(channels, activation="relu")
             x = layer(layer(x))

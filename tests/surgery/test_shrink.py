@@ -77,7 +77,8 @@ def test_grouped_widths_are_multiples_too():
 
 
 IMPORTANCES = {
-    "magnitude": "magnitude", "bn_gamma": "bn_gamma", "taylor": "taylor",
+    "magnitude": "magnitude", "magnitude_l1": "magnitude_l1", "bn_gamma": "bn_gamma",
+    "taylor": "taylor",
     "activation": "activation", "geometric_median": "geometric_median", "random": "random",
     "function": lambda filters: np.abs(filters).max(1),
 }  # fmt: skip
@@ -115,6 +116,17 @@ def test_every_importance_tells_noise_from_signal(name):
         np.testing.assert_array_equal(
             np.array(smaller.layers[-1].kernel), np.array(model.layers[-1].kernel)[~quiet]
         )
+
+
+@pytest.mark.parametrize("name", ["magnitude", "magnitude_l1"])
+def test_the_two_norms_differ_where_few_weights_are_large(name):
+    """One weight of 2 has the larger L2 norm, nine of 0.5 have the larger L1 norm."""
+    model = chain((8, 8, 1), conv(8, name="first"), conv(2))
+    kernel = np.zeros((3, 3, 1, 8), "float32")
+    kernel[..., :4], kernel[1, 1, 0, 4:] = 0.5, 2.0
+    model.get_layer("first").kernel.assign(kernel)
+    left = tfc.shrink(model, 0.5, importance=name, round_to=4).get_layer("first").kernel
+    np.testing.assert_array_equal(left, kernel[..., :4] if "l1" in name else kernel[..., 4:])
 
 
 @pytest.mark.parametrize("sequential", [False, True])

@@ -17,7 +17,7 @@ from tfcompress.quantization.scheme import BATCHNORM, RANGE_METHODS, SCHEMES
 
 CRITERIA = ("magnitude", "taylor", "snip", "movement")
 IMPORTANCES = (
-    "magnitude", "bn_gamma", "taylor", "activation", "geometric_median", "random",
+    "magnitude", "magnitude_l1", "bn_gamma", "taylor", "activation", "geometric_median", "random",
 )  # fmt: skip
 CALIBRATIONS = ("min_max", "moving_average", "percentile", "mse", "kl")
 ALL_PRECISIONS = tuple(dict.fromkeys([*PRECISIONS, *TRAINED]))

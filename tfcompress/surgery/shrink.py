@@ -51,12 +51,12 @@ def shrink(
         target: `"multiply_adds"`, `"parameters"`, or `"latency"` of the converted float model on
             this machine, as `tfc.benchmark` measures it.
         importance: what goes first. `"magnitude"`: the smallest L2 norm of the weights that make a
-            channel; `"bn_gamma"`: the smallest |gamma| of the BatchNormalization behind it, where
-            there is one, for models trained with `tfc.BatchNormSparsity`; `"taylor"`: the smallest
-            change of the loss without it, to first order; `"activation"`: the smallest mean
-            |activation|; `"geometric_median"`: what the other channels of its layer stand for
-            best; `"random"`; or a function of an array (channels, weights of each) that gives a
-            number for each channel.
+            channel; `"magnitude_l1"`: the smallest L1 norm of them; `"bn_gamma"`: the smallest
+            |gamma| of the BatchNormalization behind it, where there is one, for models trained
+            with `tfc.BatchNormSparsity`; `"taylor"`: the smallest change of the loss without it,
+            to first order; `"activation"`: the smallest mean |activation|; `"geometric_median"`:
+            what the other channels of its layer stand for best; `"random"`; or a function of an
+            array (channels, weights of each) that gives a number for each channel.
         data: examples: for `"taylor"`, `(x, y)` or batches of such; else inputs will do. Where it
             is given, what is left is fitted on it (`restore`); a thousand examples do.
         loss: for `"taylor"`, as `compile` takes it; None for what the model is compiled with.

@@ -16,8 +16,10 @@ from tfcompress.surgery.channels.analysis import Analysis, Slot
 from tfcompress.surgery.channels.units import Family
 
 IMPORTANCES = (
-    "magnitude", "bn_gamma", "taylor", "activation", "geometric_median", "random",
+    "magnitude", "magnitude_l1", "bn_gamma", "taylor", "activation", "geometric_median", "random",
 )  # fmt: skip
+# Of the weights that make a channel, by the order of the norm.
+NORMS = {"magnitude": 2, "magnitude_l1": 1}
 NEED_DATA = ("taylor", "activation")
 
 
@@ -75,8 +77,9 @@ def importances(
         total = _gamma(found)
     elif importance == "geometric_median":
         total = _by_filters(found, _distances)
-    elif importance == "magnitude":
-        total = _by_filters(found, lambda filters: np.linalg.norm(filters, axis=1))
+    elif importance in NORMS:
+        order = NORMS[importance]
+        total = _by_filters(found, lambda filters: np.linalg.norm(filters, order, axis=1))
     else:
         total = _by_filters(found, _checked(importance))
     result = []
