@@ -303,3 +303,58 @@ def test_other_verbs_come_closer_with_data(verb):
     assert np.square(two - wanted).mean() < 0.5 * np.square(one - wanted).mean()
     assert any("Fitted" in note for note in fitted.compression_report.notes)
     assert [w.shape for w in plain.weights] == [w.shape for w in fitted.weights]
+
+
+class Head(L.Dense):
+    """Cannot be copied: its config gives `units`, which it does not take."""
+
+    def __init__(self, **options):
+        super().__init__(4, **options)
+
+
+class Norm(L.BatchNormalization):
+    """Cannot be copied either."""
+
+    def __init__(self, size, **options):
+        super().__init__(**options)
+
+
+def test_layers_that_both_models_share_stay():
+    inputs = keras.Input((6,))
+    x = L.Dense(6, activation="relu", name="cut")(L.Dense(6, name="first")(inputs))
+    model = scramble(keras.Model(inputs, L.Dense(2, name="last")(Head()(Norm(6)(x)))))
+    before = [np.asarray(w) for w in model.weights]
+    found = tfc.drop_layers(model, "cut", data=examples(model, 100))
+    for one, two in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(np.asarray(two), one)
+    assert found.layers[-2] is model.layers[-2] and found.layers[-3] is model.layers[-3]
+    assert "1 layers" in found.compression_report.notes[-1]
+
+
+class OwnCall(L.Dense):
+    def call(self, inputs):
+        return keras.ops.sin(super().call(inputs))
+
+
+class OwnConvolution(L.Conv2D):
+    """Standardises its kernel, in the place that Keras offers for it."""
+
+    def convolution_op(self, inputs, kernel):
+        return super().convolution_op(inputs, kernel - keras.ops.mean(kernel, (0, 1, 2)))
+
+
+class OwnNorm(L.BatchNormalization):
+    def call(self, inputs, training=None, mask=None):
+        return super().call(keras.ops.abs(inputs), training=training, mask=mask)
+
+
+@pytest.mark.parametrize(
+    "layer", [OwnCall(4, name="own"), OwnConvolution(4, 1, name="own"), OwnNorm(name="own")]
+)
+def test_layers_that_compute_in_their_own_way_stay(layer):
+    model = scramble(
+        chain((3, 3, 4), L.Conv2D(4, 1, activation="relu", name="cut"), layer, L.Dense(2))
+    )
+    found = tfc.drop_layers(model, "cut", data=examples(model, 100))
+    for one, two in zip(layer.get_weights(), found.get_layer("own").get_weights(), strict=True):
+        np.testing.assert_array_equal(two, one)

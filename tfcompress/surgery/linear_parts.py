@@ -12,6 +12,9 @@ from keras import layers
 
 from tfcompress.surgery.channels.linear import spelled
 
+# Where a subclass may compute in a way of its own.
+_OWN = ("call", "convolution_op", "kernel")
+
 
 @dataclass(frozen=True)
 class LinearPart:
@@ -63,15 +66,24 @@ def linear_part(operation: Any, shape: tuple[int, ...]) -> LinearPart | None:
     layer = getattr(operation, "_output_dense", operation)
     if not isinstance(layer, keras.Layer):
         return None
-    if isinstance(layer, (layers.Conv1D, layers.Conv2D, layers.Conv3D)):
+    if computes_as(layer, layers.Conv1D, layers.Conv2D, layers.Conv3D):
         return None if layer.groups > 1 else _convolution(layer, shape)
-    if isinstance(layer, (layers.SeparableConv1D, layers.SeparableConv2D)):
+    if computes_as(layer, layers.SeparableConv1D, layers.SeparableConv2D):
         return _separable(layer, shape)
-    if isinstance(layer, layers.Dense):
+    if computes_as(layer, layers.Dense):
         return _dense(layer, shape)
-    if isinstance(layer, layers.EinsumDense):
+    if computes_as(layer, layers.EinsumDense):
         return _einsum(layer, shape)
     return None
+
+
+def computes_as(layer: Any, *kinds: type) -> bool:
+    """Whether it is of one of Keras's classes, or of a subclass that computes as that does."""
+    return any(
+        isinstance(layer, kind)
+        and all(getattr(type(layer), name, None) is getattr(kind, name, None) for name in _OWN)
+        for kind in kinds
+    )
 
 
 def _dense(layer: Any, shape: tuple[int, ...]) -> LinearPart:

@@ -18,7 +18,7 @@ from tfcompress.report import CompressionReport
 from tfcompress.surgery.channels.analysis import Analysis
 from tfcompress.surgery.channels.atoms import Kept
 from tfcompress.surgery.channels.importance import as_inputs, inputs_of, misfit, watching
-from tfcompress.surgery.linear_parts import LinearPart, linear_part
+from tfcompress.surgery.linear_parts import LinearPart, computes_as, linear_part
 
 # At most so many examples, and so many bytes of tensors at a time.
 EXAMPLES, BYTES = 1024, 2**30
@@ -77,7 +77,7 @@ def restore(
     comes closest, in least squares, to what it gave in the whole model, reading what the smaller
     model's layers before it give now. Of several layers that stand for one, it is the last. A
     BatchNormalization moves its statistics by what its input's have moved. Layers that are called
-    several times stay.
+    several times stay, and so do those that both models share.
 
     Args:
         model: the model before; it does not change.
@@ -130,7 +130,11 @@ def restored(
 
 
 def _pairs(before: Flow, after: Flow, replaced: Mapping[int, Any]) -> dict[int, Call]:
-    """By `id` of a call of the smaller model, the one that it stands for, if there is one each."""
+    """By `id` of a call of the smaller model, the one that it stands for, if there is one each.
+
+    Layers that both models share, as they could not be copied, are to stay as they are.
+    """
+    whole = {id(call.operation) for call in before.calls}
     old: dict[Any, list[Call]] = {}
     for call in before.calls:
         new = replaced.get(id(call.operation))
@@ -143,7 +147,10 @@ def _pairs(before: Flow, after: Flow, replaced: Mapping[int, Any]) -> dict[int, 
     return {
         id(calls[0]): old[key][0]
         for key, calls in found.items()
-        if len(calls) == 1 and len(old.get(key, ())) == 1 and calls[0].inputs
+        if len(calls) == 1
+        and len(old.get(key, ())) == 1
+        and calls[0].inputs
+        and id(calls[0].operation) not in whole
     }
 
 
@@ -198,7 +205,7 @@ class _Fit:
 
     def call(self, old: Call, new: Call) -> bool:
         """Fits the layer of a call; whether it changed."""
-        if isinstance(new.operation, keras.layers.BatchNormalization):
+        if computes_as(new.operation, keras.layers.BatchNormalization):
             return self._move(old, new)
         return self._fit(old, new)
 
