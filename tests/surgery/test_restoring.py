@@ -358,3 +358,16 @@ def test_layers_that_compute_in_their_own_way_stay(layer):
     found = tfc.drop_layers(model, "cut", data=examples(model, 100))
     for one, two in zip(layer.get_weights(), found.get_layer("own").get_weights(), strict=True):
         np.testing.assert_array_equal(two, one)
+
+
+@pytest.mark.parametrize("layer", [L.Dense(4, name="own"), L.Conv2D(4, 3, name="own")])
+def test_layers_with_lora_stay(layer):
+    model = scramble(
+        chain((9, 9, 3), L.Conv2D(16, 3, activation="relu"), L.Conv2D(6, 3, name="middle"), layer)
+    )
+    layer.enable_lora(2)
+    with left_alone(model):
+        smaller = tfc.shrink(model, 0.3, round_to=1, data=examples(model, 50))
+    for one, two in zip(layer.get_weights(), smaller.get_layer("own").get_weights(), strict=True):
+        np.testing.assert_array_equal(two, one)
+    assert "1 layers" in smaller.compression_report.notes[-1]

@@ -11,6 +11,7 @@ import numpy as np
 from keras import layers
 
 from tfcompress.surgery.channels.linear import spelled
+from tfcompress.surgery.rewriting import plain_kernels
 
 # Where a subclass may compute in a way of its own.
 _OWN = ("call", "convolution_op", "kernel")
@@ -64,8 +65,8 @@ def linear_part(operation: Any, shape: tuple[int, ...]) -> LinearPart | None:
         shape: of what the linear part reads, batch axis first.
     """
     layer = getattr(operation, "_output_dense", operation)
-    if not isinstance(layer, keras.Layer):
-        return None
+    if not isinstance(layer, keras.Layer) or plain_kernels(layer):
+        return None  # nor where its kernel is no variable, as with LoRA
     if computes_as(layer, layers.Conv1D, layers.Conv2D, layers.Conv3D):
         return None if layer.groups > 1 else _convolution(layer, shape)
     if computes_as(layer, layers.SeparableConv1D, layers.SeparableConv2D):
