@@ -115,6 +115,30 @@ def test_counts_by_hand(name):
     assert (traced.multiply_adds, traced.parameters) == (expected, model.count_params())
 
 
+def test_cross_attention_by_keywords():
+    target, source = keras.Input((6, 16)), keras.Input((4, 8))
+    mask = keras.Input((6, 4), dtype="bool")
+    attention = layers.MultiHeadAttention(4, 4)
+    y = attention(value=source, query=target, attention_mask=mask)
+    model = keras.Model([target, source, mask], y)
+    expected = 6 * 2 * 16 * 16 + 4 * 2 * 8 * 16 + 2 * 6 * 4 * 16
+    assert tfc.complexity(model).multiply_adds == expected
+    traced = tfc.complexity(model, input_shapes=[(6, 16), (4, 8), (6, 4)])
+    assert traced.multiply_adds == expected
+
+
+def test_attention_by_keywords():
+    x, mask = keras.Input((6, 16)), keras.Input((6, 6), dtype="bool")
+    for args, kwargs in (
+        ((x, x), {"attention_mask": mask}),
+        ((), {"query": x, "value": x, "key": x, "attention_mask": mask}),
+        ((x,), {"value": x, "query_mask": mask[:, 0]}),
+    ):
+        y = layers.MultiHeadAttention(4, 4)(*args, **kwargs)
+        found = tfc.complexity(keras.Model([x, mask], y)).multiply_adds
+        assert found == 4 * 6 * 16 * 16 + 2 * 6 * 6 * 16
+
+
 def test_embedding_costs_nothing():
     model = chain((9,), layers.Embedding(50, 4, mask_zero=True), layers.LSTM(2), dtype="int32")
     embedding, *_, lstm = tfc.complexity(model).layers  # and the mask's comparison

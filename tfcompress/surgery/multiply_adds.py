@@ -8,9 +8,12 @@ normalisation, pooling and element-wise arithmetic count as nothing.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from keras import tree
 
 Shape = tuple[int | None, ...]
 # (layer or operation, shapes of its inputs, shapes of its outputs) -> multiply-adds
@@ -32,11 +35,43 @@ def multiply_adds(operation: Any, inputs: Sequence[Shape], outputs: Sequence[Sha
 
     Args:
         operation: a layer or operation with a rule; without one it counts as 0.
-        inputs: shapes of the tensors among its arguments, in order, with the batch axis.
+        inputs: shapes of its operands (see `operands`), with the batch axis.
         outputs: shapes of what it gives.
     """
     rule = rule_of(operation)
     return 0 if rule is None else rule(operation, inputs, outputs)
+
+
+def call_multiply_adds(operation: Any, args: Any, kwargs: Any, results: Sequence[Any]) -> int:
+    """Multiply-adds of a call, given its arguments and results: tensors, or what has a shape."""
+    if rule_of(operation) is None:
+        return 0
+    shapes = [
+        [shape_of(one) for one in some] for some in (operands(operation, args, kwargs), results)
+    ]
+    return multiply_adds(operation, *shapes)
+
+
+def operands(operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
+    """What a call computes with, in the order of its parameters: tensors and constant arrays.
+
+    Masks, which cost nothing, are left out.
+    """
+    signature = inspect.signature(operation.call)
+    known = {name: one for name, one in kwargs.items() if name in signature.parameters}
+    given = signature.bind_partial(*args, **known).arguments
+    return [
+        one
+        for name, nest in given.items()
+        if "mask" not in name
+        for one in tree.flatten(nest)
+        if hasattr(one, "shape")
+    ]
+
+
+def shape_of(tensor: Any) -> Shape:
+    """The shape of a tensor or an array; () where not even its rank is known."""
+    return () if getattr(tensor.shape, "rank", 0) is None else tuple(tensor.shape)
 
 
 def size(shape: Sequence[int | None]) -> int:
@@ -113,15 +148,9 @@ def _grouped_query_attention(layer: Any, inputs: Sequence[Shape], outputs: Seque
 
 
 def _attended(inputs: Sequence[Shape]) -> tuple[Shape, Shape, Shape]:
-    """Shapes of query, value and key; masks, which have an axis fewer or come later, are none."""
-    query = inputs[0]
-    value = inputs[1] if len(inputs) > 1 else query
-    key = inputs[2] if len(inputs) > 2 and _is_key(inputs[2], value) else value
-    return query, value, key
-
-
-def _is_key(shape: Shape, value: Shape) -> bool:
-    return len(shape) == len(value) and shape[1:-1] == value[1:-1]
+    """Shapes of query, value and key."""
+    query, value = inputs[:2]
+    return query, value, inputs[2] if len(inputs) > 2 else value
 
 
 def _dot_attention(layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:

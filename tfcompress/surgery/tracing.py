@@ -16,7 +16,13 @@ import keras
 import tensorflow as tf
 
 from tfcompress.graph.flow import Value
-from tfcompress.surgery.multiply_adds import einsum_multiply_adds, multiply_adds, rule_of, size
+from tfcompress.surgery.multiply_adds import (
+    call_multiply_adds,
+    einsum_multiply_adds,
+    rule_of,
+    shape_of,
+    size,
+)
 
 # Operations that hold others, which a graph does not show.
 _CLOSED = ("While", "StatelessWhile", "If", "StatelessIf", "PyFunc", "EagerPyFunc",
@@ -173,8 +179,7 @@ class _Tracer:
             if index in owned:
                 end, path, layer, given, made = owned[index]
                 inputs, outputs = self._made(given), self._made(made)
-                shapes = [v.shape for v in inputs], [v.shape for v in outputs]
-                cost = multiply_adds(layer, *shapes)
+                cost = call_multiply_adds(layer, given[0], given[1], outputs)
                 self.result.steps.append(Step(path, layer, inputs, outputs, cost))
                 index = end
                 continue
@@ -236,24 +241,20 @@ def _tensors(nest: Any) -> list[Any]:
 
 def _operation_multiply_adds(operation: Any) -> int:
     """Multiply-adds of a TensorFlow operation, from its shapes."""
-    shapes = [_shape(tensor) for tensor in operation.inputs]
+    shapes = [shape_of(tensor) for tensor in operation.inputs]
     kind = operation.type
     if kind == "Einsum":
         return einsum_multiply_adds(operation.get_attr("equation").decode(), shapes)
     if kind == "MatMul":
         summed = shapes[0][0 if operation.get_attr("transpose_a") else 1]
-        return size(_shape(operation.outputs[0])) * size((summed,))
+        return size(shape_of(operation.outputs[0])) * size((summed,))
     if kind in ("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"):
         summed = shapes[0][-2 if operation.get_attr("adj_x") else -1]
-        return size(_shape(operation.outputs[0])) * size((summed,))
+        return size(shape_of(operation.outputs[0])) * size((summed,))
     if kind in ("Conv2D", "Conv3D"):
-        return size(_shape(operation.outputs[0])) * size(shapes[1][:-1])
+        return size(shape_of(operation.outputs[0])) * size(shapes[1][:-1])
     if kind == "DepthwiseConv2dNative":
-        return size(_shape(operation.outputs[0])) * size(shapes[1][:2])
+        return size(shape_of(operation.outputs[0])) * size(shapes[1][:2])
     if kind in ("Conv2DBackpropInput", "Conv3DBackpropInputV2"):
         return size(shapes[2]) * size(shapes[1][:-1])  # transposed: each input meets the kernel
     return 0
-
-
-def _shape(tensor: Any) -> tuple[Any, ...]:
-    return tuple(tensor.shape) if tensor.shape.rank is not None else ()

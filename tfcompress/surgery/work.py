@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from tfcompress.graph.flow import Call, Value, read_flow
-from tfcompress.surgery.multiply_adds import multiply_adds, size
+from tfcompress.surgery.multiply_adds import call_multiply_adds, size
 from tfcompress.surgery.tracing import Step, Trace, is_known, trace
 
 
@@ -73,9 +73,8 @@ def read_work(model: keras.Model, interface: Any = None) -> Work:
 def _steps(call: Call, notes: list[str]) -> Sequence[Step]:
     layer = call.operation
     if not isinstance(layer, keras.layers.Layer) or is_known(layer):
-        inputs = call.inputs
-        cost = multiply_adds(layer, [v.shape for v in inputs], [v.shape for v in call.results])
-        return [Step(call.path, layer, inputs, call.results, cost)]
+        cost = call_multiply_adds(layer, call.args, call.kwargs, call.results)
+        return [Step(call.path, layer, call.inputs, call.results, cost)]
     found = _try(layer, call.args, call.kwargs, call.path, notes)
     if found is None or len(found.outputs) != len(call.results):
         return [Step(call.path, layer, call.inputs, call.results)]

@@ -6,9 +6,10 @@ from typing import Any
 
 import keras
 
+from tfcompress.graph.flow import Value
 from tfcompress.surgery.channels.analysis import Analysis, Record
 from tfcompress.surgery.channels.atoms import Kept
-from tfcompress.surgery.multiply_adds import rule_of, size
+from tfcompress.surgery.multiply_adds import operands, rule_of, shape_of, size
 
 
 class Cost:
@@ -30,10 +31,11 @@ class Cost:
             rule = rule_of(call.operation)
             values = [*call.inputs, *call.results]
             if rule is not None and any(a is not None for v in values for a in found.axes(v)):
+                read = operands(call.operation, call.args, call.kwargs)
                 before = rule(
-                    call.operation, [v.shape for v in call.inputs], [v.shape for v in call.results]
+                    call.operation, [shape_of(v) for v in read], [v.shape for v in call.results]
                 )
-                self._calls.append((call, rule, before))
+                self._calls.append((call, rule, read, before))
 
     def of(self, target: str, kept: Kept) -> int:
         """What is left of `"multiply_adds"` or `"parameters"`."""
@@ -41,11 +43,11 @@ class Cost:
 
     def _multiply_adds(self, kept: Kept) -> int:
         total = self.multiply_adds
-        for call, rule, before in self._calls:
+        for call, rule, read, before in self._calls:
             record = self._found.records[id(call.operation)]
             shapes = [
                 [_shape(self._found, kept, value) for value in values]
-                for values in (call.inputs, call.results)
+                for values in (read, call.results)
             ]
             total += rule(_Smaller(record, kept), *shapes) - before
         return total
@@ -61,6 +63,8 @@ class Cost:
 
 
 def _shape(found: Analysis, kept: Kept, value: Any) -> tuple[int | None, ...]:
+    if not isinstance(value, Value):  # a constant stays as it is
+        return shape_of(value)
     axes = found.axes(value)
     return tuple(kept.size(axis, n) for axis, n in zip(axes, value.shape, strict=True))
 
