@@ -139,6 +139,50 @@ def test_attention_by_keywords():
         assert found == 4 * 6 * 16 * 16 + 2 * 6 * 6 * 16
 
 
+def fixed(*shape):
+    return np.ones(shape, "float32")
+
+
+FIXED = {  # operations with a constant operand, in either place
+    "einsum": (lambda x: keras.ops.einsum("nm,bmf->bnf", fixed(7, 6), x), (6, 16), 7 * 6 * 16),
+    "matmul": (lambda x: keras.ops.matmul(fixed(7, 6), x), (6, 16), 7 * 6 * 16),
+    "matmul by keyword": (
+        lambda x: keras.ops.matmul(x2=x, x1=keras.ops.ones((7, 6))), (6, 16), 7 * 6 * 16
+    ),
+    "tensordot": (lambda x: keras.ops.tensordot(fixed(7, 6), x, [[1], [1]]), (6, 16), 7 * 6 * 16),
+    "conv": (lambda x: keras.ops.conv(x, fixed(3, 3, 4, 5)), (8, 8, 4), 36 * 36 * 5),
+    "depthwise_conv": (
+        lambda x: keras.ops.depthwise_conv(x, fixed(3, 3, 4, 1)), (8, 8, 4), 36 * 36
+    ),
+    "separable_conv": (
+        lambda x: keras.ops.separable_conv(x, fixed(3, 3, 4, 1), fixed(1, 1, 4, 5)),
+        (8, 8, 4), 36 * (36 + 20),
+    ),
+    "conv_transpose": (
+        lambda x: keras.ops.conv_transpose(x, fixed(3, 3, 5, 4), 2), (8, 8, 4), 64 * 36 * 5
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_constant_operands(name):
+    apply, shape, expected = FIXED[name]
+    assert tfc.complexity(chain(shape, apply)).multiply_adds == expected
+    if name != "conv_transpose":  # a model of it cannot be called, in Keras itself
+        assert tfc.complexity(chain(shape, apply), input_shapes=shape).multiply_adds == expected
+
+
+def test_shrinking_beside_a_constant_operand():
+    model = chain(
+        (6, 16), layers.Dense(16), layers.Dense(8),
+        lambda x: keras.ops.einsum("nm,bmf->bnf", fixed(6, 6), x), layers.Dense(3),
+    )  # fmt: skip
+    smaller = tfc.shrink(model, 0.3, round_to=1)
+    assert smaller.compression_report.settings["reached"] == pytest.approx(
+        1 - tfc.complexity(smaller).multiply_adds / tfc.complexity(model).multiply_adds, abs=1e-4
+    )
+
+
 def test_embedding_costs_nothing():
     model = chain((9,), layers.Embedding(50, 4, mask_zero=True), layers.LSTM(2), dtype="int32")
     embedding, *_, lstm = tfc.complexity(model).layers  # and the mask's comparison
