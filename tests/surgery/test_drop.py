@@ -291,7 +291,7 @@ def test_a_branch_that_is_read_elsewhere_is_no_block():
     x = layers.Add()([inputs, y])
     assert find_blocks(keras.Model(inputs, layers.Concatenate()([x, y]))) == []
     assert find_blocks(keras.Model(inputs, [x, y])) == []
-    assert len(find_blocks(keras.Model(inputs, x))) == 1
+    assert len(find_blocks(keras.Model(inputs, layers.Dense(2)(x)))) == 1
 
 
 class OwnBlock(layers.Layer):
@@ -313,6 +313,41 @@ def test_nested_models_and_own_layers_are_blocks():
     assert [(b.name, b.kind) for b in find_blocks(model)] == [
         ("own", "transformer"), ("inner", "layer"),
     ]  # fmt: skip
+
+
+def residual(name):
+    """A nested model that is a residual block and nothing else; its layers have common names."""
+    inputs = keras.Input((8,))
+    y = layers.Dense(8, name="cut")(layers.Dense(4, name="up")(inputs))
+    return keras.Model(inputs, layers.Add(name="sum")([inputs, y]), name=name)
+
+
+def test_blocks_of_nested_models_are_ranked():
+    inner = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(8, name="cut"), layers.Dense(8)], name="inner"
+    )
+    inputs = keras.Input((8,))
+    x = layers.Dense(8, name="cut")(inputs)
+    x = layers.Add(name="sum")([layers.Dense(8, name="up")(x), x])
+    x = residual("second")(residual("first")(inner(x)))
+    model = scramble(keras.Model(inputs, layers.Dense(3)(x)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    blocks = tfc.rank_blocks(model, data(model), loss=loss, verbose=0)
+    assert {block.name for block in blocks} == {"up to sum", "inner", "first", "second"}
+    for block in blocks:
+        dropped = tfc.drop_layers(model, block)
+        names = {entry.name for entry in dropped.compression_report.changed}
+        assert set(block.layers) <= names and "cut" not in names
+    assert_equal(
+        tfc.drop_layers(model, ("inner", "second")),
+        tfc.drop_layers(model, ["inner", "first", "second"]),
+    )
+
+
+def test_a_block_that_is_all_of_a_model_is_none():
+    model = residual("all")
+    assert find_blocks(model) == []
+    assert tfc.rank_blocks(model, (np.ones((4, 8)), np.ones((4, 8))), loss="mse", verbose=0) == []
 
 
 def test_masks_do_not_hide_a_transformer_layer():

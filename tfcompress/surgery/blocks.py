@@ -98,7 +98,7 @@ def _span(one: Any, entry: Any, end: Any, kind: str) -> _Span | None:
 
     (exit,) = end.outputs
     nodes = one.between(entry, exit)
-    if not agree(entry, exit) or not _once(one, end):
+    if not agree(entry, exit) or not _once(one, end) or _is_all(one, entry, exit):
         return None
     inside = {id(node) for node in nodes}
     for node in nodes:
@@ -114,6 +114,12 @@ def _span(one: Any, entry: Any, end: Any, kind: str) -> _Span | None:
         if _once(one, node) and len(fitting) == 1 and fitting[0] is entry:
             return _Span(entry, node, end, nodes, kind)
     return None
+
+
+def _is_all(one: Any, entry: Any, exit: Any) -> bool:
+    """Whether nothing would be left of the graph: only as a nested model can it go as a whole."""
+    others = [tensor for tensor in one.model.outputs if tensor is not exit]
+    return all(one.maker(tensor) is None for tensor in (entry, *others))
 
 
 def _residual(one: Any) -> list[_Span]:

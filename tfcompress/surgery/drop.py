@@ -120,15 +120,19 @@ def _chosen(
         found = resolve(part, named, "layers")
         if isinstance(part, str) and any(mark in part for mark in "*?["):
             patterns.append(found)
-        # Who names a nested model means it as a whole.
-        inner = {
-            id(node.operation)
-            for one in regions
-            if one.prefix and id(one.model) in found
-            for node in one.nodes
-        }
-        chosen |= found - inner
+        chosen |= _as_wholes(found, regions)
     return chosen, ranges, patterns
+
+
+def _as_wholes(found: set[int], regions: list[Any]) -> set[int]:
+    """Without what nested models hold: who names one means it as a whole."""
+    inner = {
+        id(node.operation)
+        for one in regions
+        if one.prefix and id(one.model) in found
+        for node in one.nodes
+    }
+    return found - inner
 
 
 def _between(one: Any, found: set[int]) -> set[int]:
@@ -156,16 +160,13 @@ def _is_range(part: Any) -> bool:
 
 
 def _range(part: tuple[str, str], regions: list[Any], named: Any) -> tuple[Any, Any, Any]:
-    from tfcompress.scope import resolve
-
     ends = []
     for name in part:
-        (found, *more) = resolve(name, named, "layers")
-        nodes = [(r, n) for r in regions for n in r.nodes if id(n.operation) == found]
-        if more or len(nodes) > 1:
+        nodes = _called(name, regions, named)
+        if len(nodes) > 1:
             raise ConfigError(
                 f"A range must start and end at one call each, and {name!r} of {part!r} stands for "
-                f"{max(len(nodes), 1 + len(more))}: name a layer that is called once."
+                f"{len(nodes)}: name a layer that is called once."
             )
         ends.append(nodes[0])
     (one, start), (other, end) = ends
@@ -175,6 +176,18 @@ def _range(part: tuple[str, str], regions: list[Any], named: Any) -> tuple[Any, 
             f"{one.model.name!r} and {other.model.name!r}."
         )
     return one, start, end
+
+
+def _called(name: str, regions: list[Any], named: Any) -> list[tuple[Any, Any]]:
+    """(graph, node) of each call that a name stands for: of that path, or else of that name."""
+    from tfcompress.scope import resolve
+
+    nodes = [(one, node) for one in regions for node in one.nodes]
+    exact = [(one, node) for one, node in nodes if one.path(node) == name]
+    if exact:
+        return exact
+    found = _as_wholes(resolve(name, named, "layers"), regions)
+    return [(one, node) for one, node in nodes if id(node.operation) in found]
 
 
 def _range_ends(one: Any, start: Any, end: Any) -> tuple[Any, Any]:
