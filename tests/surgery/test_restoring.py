@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from surgery_support import assert_same_outputs, chain, examples, left_alone, outputs, scramble
 
 import tfcompress as tfc
@@ -235,14 +238,40 @@ def test_forms_of_data():
     hidden = L.Dense(16, activation="relu")(L.Concatenate()([first, second]))
     model = scramble(keras.Model([first, second], L.Dense(2)(hidden)))
     x = examples(model, 60)
-    forms = [x, (x, np.zeros(60)), {"a": x[0], "b": x[1]}, [([*x], np.zeros(60))]]
-    found = [tfc.shrink(model, 0.5, data=form, round_to=1).get_weights() for form in forms[:3]]
+    named = {"a": x[0], "b": x[1]}
+    pair = (x, np.zeros(60))
+    forms = [x, pair, named, [([*x], np.zeros(60))], [pair], [named], iter([pair]), iter([named])]
+    found = [tfc.shrink(model, 0.5, data=form, round_to=1).get_weights() for form in forms]
     for other in found[1:]:
         for one, two in zip(found[0], other, strict=True):
             np.testing.assert_array_equal(one, two)
 
 
-BAD = [np.ones((4, 3)), np.zeros((0, 8)), 3, [np.ones((4, 8))] * 2]
+@pytest.mark.parametrize("importance", ["taylor", "activation"])
+def test_batches_serve_the_importance_and_the_fit(importance):
+    model = scramble(chain((6,), L.Dense(16, activation="relu"), L.Dense(2)))
+    x, y = examples(model, 64), np.ones((64, 2), "float32")
+    batches = [(x[:32], y[:32]), (x[32:], y[32:])]
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(32)
+    options = {"importance": importance, "loss": "mse", "round_to": 1}
+    found = [
+        tfc.shrink(model, 0.5, data=data, **options)
+        for data in ((x, y), batches, [list(one) for one in batches], iter(batches), dataset)
+    ]
+    for other in found[1:]:
+        assert any("Fitted" in note for note in other.compression_report.notes)
+        for one, two in zip(found[0].get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_of_an_endless_generator_no_more_is_taken_than_is_worth_it():
+    model = scramble(chain((6,), L.Dense(16, activation="relu"), L.Dense(2)))
+    batch = examples(model, 512)
+    smaller = tfc.shrink(model, 0.5, data=itertools.repeat(batch), round_to=1)
+    assert any("Fitted" in note for note in smaller.compression_report.notes)
+
+
+BAD = [np.ones((4, 3)), np.zeros((0, 8)), 3, [np.ones((4, 8))] * 2, [], [1.0, 2.0], [[1.0], [2.0]]]
 BAD += [np.full((4, 8), np.nan), np.ones((4, 8, 1)), np.ones(8)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfcompress.errors import ConfigError, DataError
@@ -126,6 +126,31 @@ def as_batches(data: Any, batch_size: int) -> Sequence[tuple[Any, Any]]:
     if not found:
         raise DataError(f"{wanted}. Received: no batches")
     return found
+
+
+class Remembered:
+    """What an iterator gives, for as many turns as are wanted.
+
+    It is asked for no more than a turn needs, as it may have no end.
+
+    Args:
+        items: the iterator.
+    """
+
+    def __init__(self, items: Iterator[Any]) -> None:
+        self._items = items
+        self._seen: list[Any] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._seen
+        for item in self._items:
+            self._seen.append(item)
+            yield item
+
+
+def repeatable(data: Any) -> Any:
+    """The data in a form that can be gone through several times: generators are remembered."""
+    return Remembered(data) if isinstance(data, Iterator) else data
 
 
 def loss_function(model: Any, loss: Any) -> Callable[[Any, Any], Any]:

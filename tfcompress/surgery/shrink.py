@@ -57,8 +57,9 @@ def shrink(
             to first order; `"activation"`: the smallest mean |activation|; `"geometric_median"`:
             what the other channels of its layer stand for best; `"random"`; or a function of an
             array (channels, weights of each) that gives a number for each channel.
-        data: examples: for `"taylor"`, `(x, y)` or batches of such; else inputs will do. Where it
-            is given, what is left is fitted on it (`restore`); a thousand examples do.
+        data: examples: for `"taylor"`, `(x, y)` or batches of such, as a list, a generator or a
+            `tf.data.Dataset`; else inputs, or batches of them, will do. Where it is given, what is
+            left is fitted on it (`restore`); a thousand examples do.
         loss: for `"taylor"`, as `compile` takes it; None for what the model is compiled with.
         round_to: counts of channels are multiples of this, or stay. Heads go one by one.
         pooling: `"global"`, the least important channels of the whole model: with `"taylor"`, for
@@ -99,6 +100,7 @@ def shrink(
     """
     from tfcompress.surgery.channels.importance import check_importance, importances
     from tfcompress.surgery.channels.units import families
+    from tfcompress.surgery.ranking import repeatable
     from tfcompress.surgery.rewriting import Choice, check_graph
 
     share = _check(ratio, target, round_to, pooling)
@@ -106,6 +108,7 @@ def shrink(
     check_graph(model)
     from tfcompress.surgery.channels.analysis import Analysis
 
+    data = repeatable(data)
     choice = Choice(model, include, exclude)
     found = Analysis(model, choice.left, whole_heads)
     groups = families(found)

@@ -213,9 +213,9 @@ def _activation(found: Analysis, model: Any, data: Any) -> np.ndarray:
 def inputs_of(data: Any) -> Iterator[Any]:
     """Batches of inputs, from inputs, (x, y), or batches of either."""
     x = data[0] if isinstance(data, tuple) and len(data) == 2 else data
-    if isinstance(x, (np.ndarray, dict, list)) or hasattr(x, "numpy"):
+    if (isinstance(x, (np.ndarray, dict, list)) and not _is_batches(data)) or hasattr(x, "numpy"):
         flat = keras.tree.flatten(x)
-        count = len(flat[0]) if flat else 0
+        count = len(flat[0]) if flat and np.ndim(flat[0]) else 0
         if not count:
             raise DataError("`data` must hold at least one example. Received: none")
         for start in range(0, count, 32):
@@ -229,6 +229,12 @@ def inputs_of(data: Any) -> Iterator[Any]:
         yield batch[0] if isinstance(batch, (tuple, list)) and len(batch) == 2 else batch
     if not count:
         raise DataError("`data` must hold at least one batch. Received: none")
+
+
+def _is_batches(data: Any) -> bool:
+    """Whether a list is one of batches; else it is one of inputs, which are arrays."""
+    batch = (tuple, list, dict)
+    return isinstance(data, list) and bool(data) and all(isinstance(one, batch) for one in data)
 
 
 def as_inputs(model: Any, x: Any) -> Any:
