@@ -33,10 +33,8 @@ def resolve(scope: ScopeLike, layers: Sequence[tuple[str, keras.Layer]], argumen
     """
     if scope is None:
         return set()
-    single = isinstance(scope, (str, type)) or callable(scope) or not isinstance(scope, Iterable)
-    parts = [scope] if single else list(scope)  # type: ignore[arg-type]
     chosen: set[int] = set()
-    for part in parts:
+    for part in parts_of(scope):
         paths = [path for path, layer in layers if _matches(part, path, layer, argument)]
         if not paths:
             raise ScopeError(_nothing(part, layers, argument))
@@ -44,6 +42,12 @@ def resolve(scope: ScopeLike, layers: Sequence[tuple[str, keras.Layer]], argumen
         inside = tuple(f"{path}/" for path in paths)
         chosen |= {id(layer) for path, layer in layers if path in paths or path.startswith(inside)}
     return chosen
+
+
+def parts_of(scope: ScopeLike) -> list[Any]:
+    """The parts of a scope that is not None: itself, or what is in its list."""
+    single = isinstance(scope, (str, type)) or callable(scope) or not isinstance(scope, Iterable)
+    return [scope] if single else list(scope)  # type: ignore[arg-type]
 
 
 def _matches(part: Any, path: str, layer: keras.Layer, argument: str) -> bool:

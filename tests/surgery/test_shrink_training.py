@@ -51,6 +51,39 @@ def test_bad_schedule_options():
         tfc.ShrinkSchedule(2, ratio=0.5, portion=3)
 
 
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda model: {"exclude": model.layers[1]},
+        lambda model: {"exclude": (layer for layer in model.layers[1:2])},
+        lambda model: {"include": [model.layers[3], "c"], "exclude": lambda one: one.name == "a"},
+    ],
+)
+def test_schedule_takes_layers_of_the_first_model(choose):
+    model = chain((8, 8, 3), conv(16, name="a"), conv(16, name="b"), conv(16, name="c"), conv(4))
+    schedule = tfc.ShrinkSchedule(2, ratio=0.4, round_to=1, **choose(model))
+    for _ in range(2 if "exclude" in choose(model) else 1):
+        found = list(schedule.models(model))
+        assert [one.layers[1].filters for one in found] == [16, 16]
+        assert found[0].layers[3].filters > found[1].layers[3].filters
+
+
+def test_schedule_takes_a_nested_model_and_a_layer_within():
+    inner = chain((8, 8, 16), conv(16, name="a"), conv(16, name="b"))
+    model = chain((8, 8, 3), conv(16, name="a"), inner, conv(16, name="c"), conv(4))
+    schedule = tfc.ShrinkSchedule(2, ratio=0.3, round_to=1, exclude=[inner.layers[1]])
+    *_, last = schedule.models(model)
+    assert last.layers[2].layers[1].filters == 16 and last.layers[1].filters < 16
+
+
+def test_schedule_takes_a_generator_of_data():
+    model = network()
+    batch = (examples(model, 32), np.zeros(32))
+    options = {"loss": "sparse_categorical_crossentropy", "round_to": 1}
+    schedule = tfc.ShrinkSchedule(2, 0.4, importance="taylor", data=iter([batch]), **options)
+    assert len(list(schedule.models(model))) == 2
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_slimming_gives_zeros_that_shrink_takes(optimizer):
     model = chain(

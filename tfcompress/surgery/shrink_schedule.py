@@ -11,6 +11,8 @@ from tfcompress.errors import ConfigError
 if TYPE_CHECKING:
     import keras
 
+_SCOPES = ("include", "exclude")
+
 
 class ShrinkSchedule:
     """Shrinks a model in several steps, each followed by training.
@@ -43,8 +45,8 @@ class ShrinkSchedule:
         self, steps: int | Sequence[float], ratio: float | None = None, **options: Any
     ) -> None:
         self.shares = _shares(steps, ratio)
-        self.options = options
         _check_options(options)
+        self.options = _lasting(options)
 
     def models(self, model: keras.Model) -> Iterator[keras.Model]:
         """The smaller models, one after the other; train each in place before going on.
@@ -52,16 +54,32 @@ class ShrinkSchedule:
         Args:
             model: the model to start from; it does not change.
         """
+        from tfcompress.registry import walk
+        from tfcompress.surgery.rewriting import check_graph
         from tfcompress.surgery.shrink import shrink
 
+        check_graph(model)
+        paths = {id(layer): path for path, layer in walk(model)}
         left = 1.0
         for share in self.shares:
             # Of what is left now, so that what a step was off is made up for by the next.
             step = 1 - (1 - share) / left
             if step > 0:
-                model = shrink(model, step, **self.options)
+                model = shrink(model, step, **self._options(model, paths))
                 left *= 1 - model.compression_report.settings["reached"]
             yield model
+
+    def _options(self, model: keras.Model, paths: dict[int, str]) -> dict[str, Any]:
+        """The options for a step: a layer of the first model is the one of its path in this."""
+        from tfcompress.registry import walk
+
+        layers: dict[Any, Any] = dict(walk(model))
+        scopes = {
+            name: [layers.get(paths.get(id(part)), part) for part in self.options[name]]
+            for name in _SCOPES
+            if self.options.get(name) is not None
+        }
+        return {**self.options, **scopes}
 
     def run(self, model: keras.Model, fit: Callable[[keras.Model], Any]) -> keras.Model:
         """Shrinks and trains in turns.
@@ -105,6 +123,15 @@ def _shares(steps: Any, ratio: Any) -> list[float]:
             f"{steps!r}"
         )
     return shares
+
+
+def _lasting(options: dict[str, Any]) -> dict[str, Any]:
+    """The options in a form that serves several steps: generators are listed, or remembered."""
+    from tfcompress.scope import parts_of
+    from tfcompress.surgery.ranking import repeatable
+
+    scopes = {name: parts_of(options[name]) for name in _SCOPES if options.get(name) is not None}
+    return {**options, **scopes, "data": repeatable(options.get("data"))}
 
 
 def _check_options(options: dict[str, Any]) -> None:
