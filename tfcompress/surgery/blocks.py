@@ -59,6 +59,7 @@ def find_blocks(model: keras.Model) -> list[Block]:
       beside its parts.
     - A nested model, or a layer of your own that holds layers, that gives the shape it reads is a
       block.
+    - What is all of its model is none: nothing would be left of that.
     """
     from tfcompress.graph.regions import all_regions
 

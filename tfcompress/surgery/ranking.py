@@ -44,7 +44,7 @@ def rank_blocks(
 
     Raises:
         ModelTypeError: no Keras 3 model, or neither Functional nor a built Sequential.
-        ConfigError: there is no loss.
+        ConfigError: there is no loss: none is given, and the model is not compiled with one.
         DataError: `data` is empty, is no pair of inputs and targets, or does not fit the model.
 
     Example:

@@ -85,6 +85,8 @@ def shrink(
         ConfigError: an argument is out of its range, or the ratio cannot be reached; a scope
             matches nothing (`ScopeError`).
         DataError: the importance needs data, or the data does not fit the model.
+        ConversionError: with `target="latency"`, the model cannot be converted.
+        DeviceError: with `target="latency"`, no runtime is installed, or it does not run the model.
 
     Removing channels whose values are 0 leaves the outputs as they are. Exceptions are layers that
     take a mean over channels, as LayerNormalization does: they follow, and change a little.

@@ -53,6 +53,11 @@ class ShrinkSchedule:
 
         Args:
             model: the model to start from; it does not change.
+
+        Raises:
+            CompressError: whatever `tfc.shrink` raises, in the step in which it comes up:
+                ModelTypeError, ConfigError (with ScopeError), DataError, and with
+                `target="latency"` ConversionError or DeviceError.
         """
         from tfcompress.registry import walk
         from tfcompress.surgery.rewriting import check_graph
@@ -90,6 +95,9 @@ class ShrinkSchedule:
 
         Returns:
             The last model.
+
+        Raises:
+            CompressError: see `models`.
         """
         smaller = model
         for smaller in self.models(model):
