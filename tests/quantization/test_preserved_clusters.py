@@ -148,3 +148,16 @@ def test_only_what_is_shared_gets_centroids():
 def test_wrong_use_is_told():
     with pytest.raises(tfc.ConfigError, match=r"preserve.*clusters.*Received"):
         tfc.quantize_aware(network(), preserve="cluster")
+
+
+def test_layers_that_stay_float_are_told():
+    inputs = keras.Input((4, 2))
+    x = keras.layers.LSTM(8, name="memory")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="scores")(x))
+    clustered = tfc.cluster(model, 4)
+    found = tfc.quantize_aware(clustered, preserve=["sparsity", "clusters"])
+    (note,) = (n for n in found.compression_report.notes if "stays float" in n)
+    assert "memory" in note and "nothing keeps its shared values" in note
+    assert not any(
+        "stays float" in n for n in tfc.quantize_aware(clustered).compression_report.notes
+    )

@@ -30,8 +30,10 @@ from tfcompress.report import CompressionReport
 from tfcompress.scope import ScopeLike, resolve
 from tfcompress.transforms.centroids import Centroids
 from tfcompress.transforms.lora import holds_lora
+from tfcompress.transforms.sharing import shares_values
 from tfcompress.transforms.strip import strip
 from tfcompress.transforms.wrapper import wrappers
+from tfcompress.variables import value_of
 
 BATCH = 32
 
@@ -69,7 +71,8 @@ def quantize_aware(
         exclude: layers to leave float.
         preserve: `"sparsity"`: zeros of pruned kernels stay zeros; `"clusters"`: weights that are
             equal, as `tfc.cluster` made them, stay equal, so that no channel of the file holds
-            more different integers than its kernel had values. Or both.
+            more different integers than its kernel had values. Or both. Layers that stay float
+            keep neither while they train; the report says which these are.
 
     Returns:
         The model, not compiled; `.compression_report` says what became of each layer.
@@ -124,7 +127,25 @@ def quantize_aware(
                 report,
             )
     _calibrate(result, model, calibration_data, calibration_method, calibration_samples, report)
+    _tell_loose(result, preserve, report)
     return result
+
+
+def _tell_loose(result: Any, preserve: tuple[str, ...], report: CompressionReport) -> None:
+    """Notes the layers left float whose zeros or shared values nothing keeps."""
+    for path, layer in registry.walk(result):
+        for kernel in registry.kernels(layer):
+            values = np.asarray(value_of(kernel))
+            axes = [axis for axis, role in enumerate(registry.axes(layer, kernel)) if role == "o"]
+            lost = "zeros" if "sparsity" in preserve and (values == 0).any() else ""
+            if "clusters" in preserve and shares_values(values, axes, least=1 / 8):
+                lost = f"{lost} and shared values" if lost else "shared values"
+            if lost:
+                report.notes.append(
+                    f"{path!r} stays float, and nothing keeps its {lost} while it trains. Freeze "
+                    "it (trainable=False) to keep them."
+                )
+                break
 
 
 @dataclass(frozen=True)
