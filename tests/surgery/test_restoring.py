@@ -400,3 +400,19 @@ def test_layers_with_lora_stay(layer):
     for one, two in zip(layer.get_weights(), smaller.get_layer("own").get_weights(), strict=True):
         np.testing.assert_array_equal(two, one)
     assert "1 layers" in smaller.compression_report.notes[-1]
+
+
+@pytest.mark.parametrize("norm", [lambda: Norm(6), OwnNorm, L.BatchNormalization])
+def test_means_are_fitted_where_the_statistics_behind_stay(norm):
+    inputs = keras.Input((6,))
+    x = L.Dense(6, name="cut")(L.Dense(6, activation="sigmoid")(inputs))
+    x = L.Dense(6, use_bias=False, name="fitted")(L.ReLU()(x))
+    model = scramble(keras.Model(inputs, norm()(x)))
+    data = examples(model, 300)
+    found = tfc.drop_layers(model, "cut", data=data)
+    means = [
+        np.asarray(keras.Model(one.inputs, one.get_layer("fitted").output)(data)).mean(0)
+        for one in (model, found)
+    ]
+    stays = norm is not L.BatchNormalization
+    assert (np.abs(means[1] - means[0]).max() < 0.05 * np.abs(means[0]).max()) == stays

@@ -96,8 +96,8 @@ def restore(
     before = read_flow(model) if removed.found is None else removed.found.flow
     after = read_flow(smaller)
     inputs = _gather(model, before, data)
-    fit = _Fit(Run(before, inputs), Run(after, inputs), removed)
     pairs = _pairs(before, after, replaced or {})
+    fit = _Fit(Run(before, inputs), Run(after, inputs), removed, pairs)
     changed: list[str] = []
     try:
         for new in after.calls:
@@ -196,18 +196,17 @@ def _check(array: np.ndarray, value: Value) -> None:
 
 @dataclass(frozen=True)
 class _Fit:
-    """The runs of both models, side by side."""
+    """The runs of both models, side by side, and which calls of the one stand for which."""
 
     whole: Run
     small: Run
     removed: Removed
+    pairs: Mapping[int, Call]
     generator: Any = field(default_factory=lambda: np.random.default_rng(0))
 
     def call(self, old: Call, new: Call) -> bool:
         """Fits the layer of a call; whether it changed."""
-        if computes_as(new.operation, keras.layers.BatchNormalization):
-            return self._move(old, new)
-        return self._fit(old, new)
+        return self._move(old, new) if _is_norm(new) else self._fit(old, new)
 
     def _move(self, old: Call, new: Call) -> bool:
         """BatchNormalization: statistics move as those of the input have."""
@@ -253,13 +252,18 @@ class _Fit:
             rows = two.rows(chunk_new, numbers)
             sums.add(rows, target, target - rows @ start.astype(np.float32))
         # With a bias, or statistics of a BatchNormalization behind it that move, the mean is free.
-        step = sums.solve(free=bias is not None or _normalised(new, self.small))
+        step = sums.solve(free=bias is not None or self._normalised(new))
         if step is None:
             return False
         if bias is not None:
             bias = bias + sums.mean_rest - sums.mean_rows @ step
         two.assign(start + step, bias)
         return True
+
+    def _normalised(self, call: Call) -> bool:
+        """Whether all that reads what a call gives are statistics that will move."""
+        readers = self.small.readers(call.results[0])
+        return bool(readers) and all(_is_norm(one) and id(one) in self.pairs for one in readers)
 
 
 class _Sums:
@@ -320,11 +324,8 @@ def _statistics(chunks: Sequence[Any], axis: int) -> tuple[np.ndarray, np.ndarra
     return mean, spread / count
 
 
-def _normalised(call: Call, run: Run) -> bool:
-    readers = run.readers(call.results[0])
-    return bool(readers) and all(
-        isinstance(reader.operation, keras.layers.BatchNormalization) for reader in readers
-    )
+def _is_norm(call: Call) -> bool:
+    return computes_as(call.operation, keras.layers.BatchNormalization)
 
 
 def _sample(examples: int, rows: int, each: int, generator: Any) -> np.ndarray:
