@@ -35,6 +35,7 @@ def remove_dead(model: Any) -> Any:
         ModelTypeError: no Keras 3 model, or neither Functional nor a built Sequential.
         CorruptFileError: no sound `.tflite`.
         VerificationError: the smaller file does not compute what the file does.
+        DeviceError: no package that can write a `.tflite` is installed.
 
     Example:
         >>> smaller = tfc.remove_dead(model)

@@ -11,10 +11,8 @@ import numpy as np
 from keras import layers
 
 from tfcompress.surgery.channels.linear import spelled
+from tfcompress.surgery.overriding import computes_as
 from tfcompress.surgery.rewriting import plain_kernels
-
-# Where a subclass may compute in a way of its own.
-_OWN = ("call", "convolution_op", "kernel")
 
 
 @dataclass(frozen=True)
@@ -76,15 +74,6 @@ def linear_part(operation: Any, shape: tuple[int, ...]) -> LinearPart | None:
     if computes_as(layer, layers.EinsumDense):
         return _einsum(layer, shape)
     return None
-
-
-def computes_as(layer: Any, *kinds: type) -> bool:
-    """Whether it is of one of Keras's classes, or of a subclass that computes as that does."""
-    return any(
-        isinstance(layer, kind)
-        and all(getattr(type(layer), name, None) is getattr(kind, name, None) for name in _OWN)
-        for kind in kinds
-    )
 
 
 def _dense(layer: Any, shape: tuple[int, ...]) -> LinearPart:

@@ -18,7 +18,8 @@ from tfcompress.report import CompressionReport
 from tfcompress.surgery.channels.analysis import Analysis
 from tfcompress.surgery.channels.atoms import Kept
 from tfcompress.surgery.channels.importance import as_inputs, inputs_of, misfit, watching
-from tfcompress.surgery.linear_parts import LinearPart, computes_as, linear_part
+from tfcompress.surgery.linear_parts import LinearPart, linear_part
+from tfcompress.surgery.overriding import computes_as
 
 # At most so many examples, and so many bytes of tensors at a time.
 EXAMPLES, BYTES = 1024, 2**30

@@ -9,9 +9,8 @@ from keras import layers
 
 from tfcompress.graph.flow import Call
 from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler
+from tfcompress.surgery.overriding import own_methods
 
-# What a subclass may have of its own and still do to channels what its class does.
-_HARMLESS = ("get_config", "from_config")
 # What the config of a layer calls the number of its channels.
 _SIZES = ("filters", "units", "output_dim")
 
@@ -22,7 +21,7 @@ def handler_of(operation: Any) -> Handler:
     kind: Any = type(operation)
     for cls in kind.__mro__:
         if cls in table:
-            return _own_method if _own_methods(kind, cls) else table[cls]
+            return _own_method if own_methods(kind, cls) else table[cls]
     return _unknown
 
 
@@ -57,19 +56,10 @@ def _unknown(call: Call, found: Analysis) -> None:
 
 def _own_method(call: Call, found: Analysis) -> None:
     kind: Any = type(call.operation)
-    own = _own_methods(kind, next(cls for cls in kind.__mro__ if cls in _table()))
+    own = own_methods(kind, next(cls for cls in kind.__mro__ if cls in _table()))
     raise Barrier(
         f"{kind.__name__} has a {own[0]}() of its own, which may do anything to single channels"
     )
-
-
-@functools.cache
-def _own_methods(kind: Any, cls: Any) -> list[str]:
-    """What a subclass puts in the place of something of its class; `call` first."""
-    between = kind.__mro__[: kind.__mro__.index(cls)]
-    names = {name for one in between for name in vars(one) if hasattr(cls, name)}
-    own = {name for name in names if name == "__call__" or not name.startswith("__")}
-    return sorted(own.difference(_HARMLESS), key=lambda name: (name != "call", name))
 
 
 @functools.cache
