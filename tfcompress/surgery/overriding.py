@@ -10,7 +10,7 @@ _HARMLESS = ("get_config", "from_config")
 
 
 @functools.cache
-def own_methods(kind: type, cls: type) -> list[str]:
+def own_methods(kind: Any, cls: Any) -> list[str]:
     """What a subclass puts in the place of something of its class; `call` first.
 
     Args:
