@@ -23,6 +23,7 @@ def own_methods(kind: Any, cls: Any) -> list[str]:
     return sorted(own.difference(_HARMLESS), key=lambda name: (name != "call", name))
 
 
-def computes_as(layer: Any, *classes: type) -> bool:
+def computes_as(layer: Any, *classes: Any) -> bool:
     """Whether it is of one of Keras's classes, or of a subclass that computes as that does."""
-    return any(isinstance(layer, cls) and not own_methods(type(layer), cls) for cls in classes)
+    kind: Any = type(layer)
+    return any(isinstance(layer, cls) and not own_methods(kind, cls) for cls in classes)
