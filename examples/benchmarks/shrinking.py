@@ -53,11 +53,16 @@ COPIES = 8  # augmented images of each
 # -- the networks, and what is taken out of them
 
 
-def shrunk(ratio: float, round_to: int = 4) -> Callable[[keras.Model, Any], keras.Model]:
+def shrunk(
+    ratio: float, round_to: int = 4, *, first: bool = True
+) -> Callable[[keras.Model, Any], keras.Model]:
+    """Channels out; `first`: of the first convolution too, whose few all others depend on."""
+
     def make(model: keras.Model, batch: Any) -> keras.Model:
+        kernels = [layer.name for layer in model.layers if hasattr(layer, "kernel")]
         return tfc.shrink(
             model, ratio, importance="taylor", data=batch, round_to=round_to,
-            loss="sparse_categorical_crossentropy",
+            exclude=None if first else kernels[0], loss="sparse_categorical_crossentropy",
         )  # fmt: skip
 
     return make
@@ -179,7 +184,8 @@ NETWORKS = {
     ),
     "CIFAR-10, MobileNet-style": Network(
         cifar10, mobilenet_style, ((20, 3e-3),), 10, 3e-3,
-        {"shrink 0.5": shrunk(0.5, 8), "shrink 0.7": shrunk(0.7, 8)}, COPIES, batch_size=64,
+        {"shrink 0.5": shrunk(0.5, 8, first=False), "shrink 0.7": shrunk(0.7, 8, first=False)},
+        COPIES, batch_size=64,
     ),
     "Fashion-MNIST, depthwise-separable": Network(
         fashion, lambda: tfc.models.mobilenet_small((28, 28, 1), 10), ((4, 2e-3), (2, 3e-4)), 6,
