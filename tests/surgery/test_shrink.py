@@ -137,6 +137,18 @@ def test_taylor_takes_the_loss_that_the_model_is_compiled_with(sequential):
     assert saved(model, tfc.shrink(model, 0.3, importance="taylor", data=data, round_to=1)) > 0.25
 
 
+def test_a_floor_keeps_its_share_of_every_layer():
+    model = chain((8, 8, 3), conv(16), layers.ReLU(), conv(16), layers.ReLU(), conv(4))
+    scramble(model)
+    kernel = np.array(model.layers[1].kernel)
+    kernel[..., 4:] *= 1e-3
+    model.layers[1].kernel.assign(kernel)
+    first, second, _ = widths(tfc.shrink(model, 0.5, round_to=1, floor=0.6))
+    assert 10 <= first <= second
+    with pytest.raises(ConfigError, match="or the floor"):
+        tfc.shrink(model, 0.9, round_to=1, floor=0.6)
+
+
 def test_channels_without_batchnorm_stay_under_bn_gamma():
     model = chain((8, 8, 3), conv(16), layers.BatchNormalization(), conv(16), conv(4))
     smaller = tfc.shrink(model, 0.3, importance="bn_gamma", round_to=1)
@@ -286,6 +298,7 @@ BAD = {
     "target": {"target": "energy"}, "importance": {"importance": "luck"},
     "importance class": {"importance": int}, "round_to": {"round_to": 0},
     "round_to float": {"round_to": 2.5}, "pooling": {"pooling": "erk"},
+    "floor": {"floor": 1.0}, "floor text": {"floor": "half"},
     "shape of scores": {"importance": lambda filters: filters},
     "NaN": {"importance": lambda filters: np.full(len(filters), np.nan)},
     "too much": {"ratio": 0.99, "round_to": 16},

@@ -66,6 +66,7 @@ VERBS: dict[str, Verb] = {
             "importance": values.choice(IMPORTANCES),
             "round_to": values.whole(1),
             "pooling": values.choice(("global", "layer")),
+            "floor": values.number(0, 1, open_="high"),
             "restore": values.flag(),
             "whole_heads": values.flag(),
             **_SAMPLES,

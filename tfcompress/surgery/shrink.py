@@ -27,6 +27,7 @@ def shrink(
     loss: Any = None,
     round_to: int = 8,
     pooling: str = "global",
+    floor: float | None = None,
     include: ScopeLike = None,
     exclude: ScopeLike = None,
     restore: bool = True,
@@ -65,6 +66,9 @@ def shrink(
         pooling: `"global"`, the least important channels of the whole model: with `"taylor"`, for
             what they cost; else relative to the mean of channels that stand in the same places.
             `"layer"`, the same share of each.
+        floor: the share of its channels that every layer keeps, 0 to 1; None for a tenth, or less
+            where the ratio is not to be had so. Small first layers gain from more: few channels,
+            of which everything else is made.
         include: layers whose channels may go; None for all.
         exclude: layers that keep the channels they make.
         restore: with data, layers that read what is gone get the weights with which they come
@@ -106,6 +110,7 @@ def shrink(
     from tfcompress.surgery.rewriting import Choice, check_graph
 
     share = _check(ratio, target, round_to, pooling)
+    _check_floor(floor)
     check_importance(importance, data)
     check_graph(model)
     from tfcompress.surgery.channels.analysis import Analysis
@@ -122,6 +127,8 @@ def shrink(
         {"ratio": share, "target": target, "importance": name, "round_to": int(round_to),
          "pooling": pooling},
     )  # fmt: skip
+    if floor is not None:
+        report.settings["floor"] = floor
     gone = _chosen(model, found, groups, scores, report)
     return without(model, found, gone, report, data if restore else None)
 
@@ -161,7 +168,8 @@ def _chosen(model: Any, found: Any, groups: Any, scores: Any, report: Any) -> np
         return known[tuple(counts)]
 
     most = 0.0
-    for least in (LEAST_SHARE, 0.0):
+    floor = settings.get("floor")
+    for least in (LEAST_SHARE, 0.0) if floor is None else (floor,):
         order = Order(groups, scores, settings["round_to"], settings["pooling"], least)
         most = saved(order.kept_counts(order.steps))
         if most >= share:
@@ -170,7 +178,7 @@ def _chosen(model: Any, found: Any, groups: Any, scores: Any, report: Any) -> np
         raise ConfigError(
             f"`ratio` must be a share of the {target} that can be taken away: at most {most:.3f} "
             f"here. Received: {share!r}. Ask for less, lower round_to (now "
-            f"{settings['round_to']}), or include more layers."
+            f"{settings['round_to']}) or the floor, or include more layers."
         )
     counts = closest(order, saved, share, exact=target != "latency")
     report.settings["reached"] = round(saved(counts), 4)
@@ -212,6 +220,15 @@ def _costs(model: Any, found: Any, groups: Any, target: str) -> list[float]:
         gone[family.units[0]] = True
         costs.append(float(whole - cost.of(counted, Kept(found.classes, gone))))
     return costs
+
+
+def _check_floor(floor: Any) -> None:
+    number = isinstance(floor, (int, float)) and not isinstance(floor, bool)
+    if floor is not None and (not number or not 0 <= floor < 1):
+        raise ConfigError(
+            "`floor` must be the share of its channels that every layer keeps, from 0 to below 1, "
+            f"or None. Received: {floor!r}"
+        )
 
 
 def _check(ratio: Any, target: Any, round_to: Any, pooling: Any) -> float:
