@@ -21,11 +21,11 @@ def network():
     keras.utils.set_random_seed(0)
     layers = keras.layers
     x = inputs = keras.Input((12, 12, 3), name="image")
-    x = layers.Conv2D(8, 3, strides=2, padding="same", name="first")(x)
+    x = layers.Conv2D(24, 3, strides=2, padding="same", name="first")(x)
     x = layers.ReLU(name="relu")(layers.BatchNormalization(momentum=0.9, name="norm")(x))
-    y = layers.Conv2D(8, 3, padding="same", activation="relu", name="inner")(x)
+    y = layers.Conv2D(24, 3, padding="same", activation="relu", name="inner")(x)
     x = layers.Add(name="add")([x, y])
-    x = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu", name="second")(x)
+    x = layers.Conv2D(32, 3, strides=2, padding="same", activation="relu", name="second")(x)
     x = layers.GlobalAveragePooling2D(name="mean")(x)
     return keras.Model(inputs, layers.Dense(2, name="scores")(x), name="network")
 
