@@ -126,7 +126,7 @@ def test_outputs_must_have_the_student_s_shape(teacher):
     model = tfc.distill(student(), tfc.CachedTeacher(wrong, X))
     with pytest.raises(tfc.DataError, match=r"student's shape, \(5,\).*Received: \(1,\)"):
         model.compile("sgd", "sparse_categorical_crossentropy")
-    own = inner = student()
+    inner = student()
 
     class Whole(keras.Model):
         def call(self, x):
@@ -196,7 +196,7 @@ def test_another_teacher_of_the_same_weights_begins_anew(tmp_path):
     x, path = np.ones((2, 4), "float32"), tmp_path / "t.npy"
     options = {"outputs": "values"}
     with pytest.raises(KeyboardInterrupt):
-        tfc.cache_teacher(made(0.5), lambda: torn(), path, **options)
+        tfc.cache_teacher(made(0.5), torn, path, **options)
     cached = tfc.cache_teacher(made(0.25), x, path, **options)
     assert (cached.said_of(x)[0] == 0.25).all()
 

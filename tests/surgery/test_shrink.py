@@ -137,12 +137,18 @@ def test_taylor_takes_the_loss_that_the_model_is_compiled_with(sequential):
     assert saved(model, tfc.shrink(model, 0.3, importance="taylor", data=data, round_to=1)) > 0.25
 
 
-def test_a_floor_keeps_its_share_of_every_layer():
+def redundant():
+    """Two convolutions of 16 channels, of which twelve of the first hardly count."""
     model = chain((8, 8, 3), conv(16), layers.ReLU(), conv(16), layers.ReLU(), conv(4))
     scramble(model)
     kernel = np.array(model.layers[1].kernel)
     kernel[..., 4:] *= 1e-3
     model.layers[1].kernel.assign(kernel)
+    return model
+
+
+def test_a_floor_keeps_its_share_of_every_layer():
+    model = redundant()
     first, second, _ = widths(tfc.shrink(model, 0.5, round_to=1, floor=0.6))
     assert 10 <= first <= second
     with pytest.raises(ConfigError, match="or the floor"):
@@ -156,11 +162,7 @@ def test_channels_without_batchnorm_stay_under_bn_gamma():
 
 
 def test_global_pooling_takes_more_from_redundant_layers():
-    model = chain((8, 8, 3), conv(16), layers.ReLU(), conv(16), layers.ReLU(), conv(4))
-    scramble(model)
-    kernel = np.array(model.layers[1].kernel)
-    kernel[..., 4:] *= 1e-3
-    model.layers[1].kernel.assign(kernel)
+    model = redundant()
     smaller = tfc.shrink(model, 0.5, round_to=1)
     first, second, _ = widths(smaller)
     assert first < 8 < second
