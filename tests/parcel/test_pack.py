@@ -120,7 +120,11 @@ def test_any_bytes(content):
 def test_files_and_streams(tiny, tmp_path):
     source, packed, out = (tmp_path / name for name in ("a.tflite", "a.tfcp", "b.tflite"))
     source.write_bytes(tiny)
-    packed.write_bytes(tfc.pack(source))
+    assert tfc.pack(source, out=packed) == packed
+    assert packed.read_bytes() == tfc.pack(source)
+    with pytest.raises(tfc.ConfigError, match="exists"):
+        tfc.pack(source, out=packed)
+    assert tfc.pack(source, out=packed, overwrite=True) == packed
     assert tfc.unpack(packed) == tiny
     assert tfc.unpack(io.BytesIO(packed.read_bytes())) == tiny
     assert tfc.unpack(packed, out=out) == out

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
-    from tfcompress.files import check_writable, read_bytes, write_bytes
+    from tfcompress.files import check_writable, read_bytes
     from tfcompress.parcel.pack import pack
 
     out = options.out or f"{options.file}.tfcp"
@@ -44,14 +44,12 @@ def run(options: argparse.Namespace, console: Console) -> int:
         console.say(str(report))
     with console.progress() as progress:
         progress.start("packing")
-        container = pack(content)
-    zipped = len(zlib.compress(content, 9))
-    path = write_bytes(out, container, overwrite=options.overwrite)
+        path = pack(content, out=out, overwrite=options.overwrite)
+    packed, zipped = path.stat().st_size, len(zlib.compress(content, 9))
     console.say(
-        f"wrote {path}: {kilobytes(raw)} -> {kilobytes(len(container))} "
-        f"(zip -9: {kilobytes(zipped)})"
+        f"wrote {path}: {kilobytes(raw)} -> {kilobytes(packed)} (zip -9: {kilobytes(zipped)})"
     )
-    result = {"path": str(path), "raw": raw, "packed": len(container), "zip": zipped}
+    result = {"path": str(path), "raw": raw, "packed": packed, "zip": zipped}
     if report is not None:
         result |= {"slim": len(content), "report": report.to_dict()}
     console.result(result)

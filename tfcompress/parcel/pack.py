@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, overload
 
 from tfcompress.errors import ConfigError, CorruptFileError
-from tfcompress.files import check_writable, read_bytes, replacing
+from tfcompress.files import check_writable, read_bytes, replacing, write_bytes
 from tfcompress.parcel import numbers, plain
 from tfcompress.parcel.entropy import Decoder
 from tfcompress.parcel.regions import Map, survey
@@ -31,9 +31,23 @@ _RATIO, _SLACK = 4096, 1 << 20  # a container of n bytes holds at most n * _RATI
 _WIDTHS: Final = (1, 4, 8)
 
 
+@overload
 def pack(
     source: str | os.PathLike[str] | bytes | bytearray | memoryview | TFLiteModel,
-) -> bytes:
+) -> bytes: ...
+@overload
+def pack(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | TFLiteModel,
+    *,
+    out: str | os.PathLike[str],
+    overwrite: bool = False,
+) -> Path: ...
+def pack(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | TFLiteModel,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> bytes | Path:
     """Packs a `.tflite` for shipping: lossless, and smaller than zip, zstandard or xz make it.
 
     The weights, scales and biases of the file are coded by models that learn as they go: each value
@@ -47,17 +61,22 @@ def pack(
 
     Args:
         source: path of a file, its bytes, or a `TFLiteModel`.
+        out: file to write the container to.
+        overwrite: whether `out` may exist.
 
     Returns:
-        The container; `unpack` gives the same bytes back or an error, never others.
+        The container, or the path written; `unpack` gives the same bytes back or an error, never
+        others.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or `out` not written.
 
     Example:
         >>> container = tfc.pack("model.tflite")  # or tfc.pack(tfc.slim("model.tflite"))
         >>> assert tfc.unpack(container) == pathlib.Path("model.tflite").read_bytes()
     """
+    if out is not None:
+        check_writable(out, overwrite=overwrite)
     if isinstance(source, (bytes, bytearray, memoryview)):
         content = bytes(source)
     elif isinstance(source, TFLiteModel):
@@ -78,7 +97,8 @@ def pack(
     head += blake2b(content, digest_size=_DIGEST).digest()
     short = (len(content) - _SLACK + _RATIO - 1) // _RATIO - len(head) - len(body) - 5
     container = head + varint(max(short, 0)) + bytes(max(short, 0)) + body
-    return container + zlib.crc32(container).to_bytes(4, "little")
+    container += zlib.crc32(container).to_bytes(4, "little")
+    return container if out is None else write_bytes(out, container, overwrite=overwrite)
 
 
 def _survey(content: bytes) -> Map | None:

@@ -66,14 +66,27 @@ class Pipeline:
             source: path of a `.yaml` or `.json` file; or `"small"`, `"fast"` or `"balanced"`, the
                 recipes that come with tfcompress.
 
+        Returns:
+            A pipeline equal to the one that was saved.
+
         Raises:
             ConfigError: no such recipe, or one that says what cannot be.
+
+        Example:
+            >>> tfc.Pipeline.load("balanced").scaled(0.5).run(model, (x, y), "out")
         """
         told = recipe.read(source)
         return cls(told["steps"], seed=told["seed"])
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Writes the recipe, as JSON where the path ends in `.json`, else as YAML.
+
+        Args:
+            path: of a `.yaml`, `.yml` or `.json` file.
+            overwrite: whether it may exist.
+
+        Returns:
+            The path written.
 
         Raises:
             ConfigError: the path exists and `overwrite` is False, has another ending, or cannot
@@ -88,15 +101,25 @@ class Pipeline:
         return write_bytes(target, text.encode(), overwrite=overwrite)
 
     def text(self, *, as_json: bool = False) -> str:
-        """The recipe as it is written."""
+        """The recipe as `save` writes it.
+
+        Args:
+            as_json: JSON in place of YAML.
+        """
         return recipe.dump(self.seed, self.to_plain(), as_json=as_json)
 
     def to_plain(self) -> list[Any]:
-        """The steps as plain values."""
+        """The steps as plain values: names, and mappings of a name to arguments."""
         return [step.to_plain() for step in self.steps]
 
     def scaled(self, epochs: float) -> Pipeline:
         """The same recipe with so many times the epochs, at least 1 in each training.
+
+        Args:
+            epochs: a factor, above 0.
+
+        Returns:
+            A new pipeline.
 
         Raises:
             ConfigError: no positive number.
@@ -173,6 +196,10 @@ class Pipeline:
             TrainingError: the loss is NaN or infinite.
             ConversionError, VerificationError: as `tfc.convert` raises them.
             CorruptFileError: a file of an earlier run is not what it was.
+
+        Example:
+            >>> result = tfc.Pipeline.load("small").run(model, (x, y), "out")
+            >>> result.files
         """
         from tfcompress.pipeline.run import Run
 
