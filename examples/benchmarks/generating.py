@@ -15,14 +15,14 @@ default in the user's cache folder.
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from common import benchmark_parser, finish, keep_model, markdown
+from common import finish, keep_model, markdown
+from decoder_files import PRECISION_NAMES, compile_for_tokens, keeping_parser, kept_folder, to_fp32
 from texts import long_text
 
 import tfcompress as tfc
@@ -32,15 +32,6 @@ CONTEXT, SHORT = 512, 128
 WIDTH, HEADS, BLOCKS = 128, 4, 5
 # (characters in a window, windows in a batch, epochs, learning rate at the beginning)
 STAGES = ((SHORT, 32, 16, 2e-3), (CONTEXT, 8, 5, 6e-4))
-PRECISION_NAMES = (
-    "fp32",
-    "fp16",
-    "dynamic",
-    "dynamic-int4",
-    "dynamic-int4-blocks",
-    "weight-int8",
-    "weight-int4",
-)
 PROMPT = "ROMEO:\n"
 GREEDY = 500
 
@@ -87,12 +78,7 @@ def trained(tokens: np.ndarray, vocabulary: int, folder: Path, quick: bool) -> k
         x, y = (np.concatenate(part) for part in zip(*parts, strict=True))
         epochs = max(1, epochs // 2)  # each sees every character twice
         steps = epochs * -(-len(x) // batch)
-        schedule = keras.optimizers.schedules.CosineDecay(
-            rate / 20, steps, alpha=0.05, warmup_target=rate, warmup_steps=min(200, steps // 10)
-        )
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        # XLA doubles the training time of such a model on a CPU.
-        model.compile(keras.optimizers.Adam(schedule), loss, jit_compile=False)
+        compile_for_tokens(model, rate, steps, warmup=200, alpha=0.05)
         resume = tfc.Resume(folder / f"stage_{number}", save_freq=200)
         model.fit(x, y, batch_size=batch, epochs=epochs, callbacks=[resume], verbose=2)
         keep_model(model, done)
@@ -141,17 +127,8 @@ def speeds(files: dict[str, tfc.TFLiteModel], prompt: list[int], rounds: int) ->
 
 
 def main() -> None:
-    parser = benchmark_parser(__doc__.splitlines()[0])
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    parser.add_argument(
-        "--keep", metavar="DIR", type=Path, default=cache / "tfcompress" / "generating",
-        help="where the trained model and a training under way are kept",
-    )  # fmt: skip
-    arguments = parser.parse_args()
-    quick = arguments.quick
-    folder = arguments.keep / ("quick" if quick else "full")
-    folder.mkdir(parents=True, exist_ok=True)
-
+    arguments = keeping_parser(__doc__.splitlines()[0], "generating").parse_args()
+    quick, folder = arguments.quick, kept_folder(arguments)
     source, text = long_text()
     tokenizer = CharacterTokenizer.of(text)
     tokens = np.array(tokenizer.encode(text), "int32")
@@ -198,7 +175,6 @@ def main() -> None:
 def table(rows: list[dict[str, Any]], count: int) -> str:
     heads = ["file", "nats a character", "to Keras", f"same as Keras, of {count}",
              "prefill, tokens/s", "to fp32", "decode, tokens/s", "to fp32", "bytes"]  # fmt: skip
-    base = next(row for row in rows if row["file"] == "fp32")
     cells = [["Keras", f"{rows[0]['nats']:.4f}", "-", "-", "-", "-", "-", "-", "-"]]
     for row in rows[1:]:
         cells.append(
@@ -208,9 +184,9 @@ def table(rows: list[dict[str, Any]], count: int) -> str:
                 f"{row['nats'] - rows[0]['nats']:+.4f}",
                 "all" if row["same"] is None else row["same"],
                 f"{row['prefill']:,.0f}",
-                f"x{row['prefill'] / base['prefill']:.2f}",
+                to_fp32(rows, row, "prefill"),
                 f"{row['decode']:,.0f}",
-                f"x{row['decode'] / base['decode']:.2f}",
+                to_fp32(rows, row, "decode"),
                 f"{row['bytes']:,}",
             ]
         )

@@ -25,7 +25,8 @@ from typing import Any
 import keras
 import numpy as np
 import sacrebleu
-from common import benchmark_parser, finish, keep_model, markdown
+from common import finish, keep_model, markdown
+from decoder_files import PRECISION_NAMES, compile_for_tokens, keeping_parser, kept_folder, to_fp32
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import tfcompress as tfc
@@ -36,15 +37,6 @@ VOCABULARY, LENGTH = 5_000, 40
 TRAINED_LENGTH = 28  # longer pairs are left out, which takes a third of the time away
 EPOCHS, BATCH, RATE = 14, 64, 1.5e-3
 BEAMS = 4
-PRECISION_NAMES = (
-    "fp32",
-    "fp16",
-    "dynamic",
-    "dynamic-int4",
-    "dynamic-int4-blocks",
-    "weight-int8",
-    "weight-int4",
-)
 SMALL_NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen"
@@ -138,12 +130,7 @@ def trained(
     keras.utils.set_random_seed(0)
     model = build(TRAINED_LENGTH, quick)  # rotary positions: no weight depends on the length
     steps = epochs * -(-len(short) // BATCH)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        RATE / 20, steps, alpha=0.02, warmup_target=RATE, warmup_steps=min(400, steps // 10)
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=PAD)
-    # XLA doubles the training time of such a model on a CPU.
-    model.compile(keras.optimizers.Adam(schedule, beta_2=0.98), loss, jit_compile=False)
+    compile_for_tokens(model, RATE, steps, warmup=400, alpha=0.02, beta_2=0.98, ignore_class=PAD)
     resume = tfc.Resume(folder / "training", save_freq=200)
     data = {"source": source, "target": target}
     model.fit(data, following, batch_size=BATCH, epochs=epochs, callbacks=[resume], verbose=2)
@@ -192,17 +179,11 @@ def measured(
 
 
 def main() -> None:
-    parser = benchmark_parser(__doc__.splitlines()[0])
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    parser.add_argument(
-        "--keep", metavar="DIR", type=Path, default=cache / "tfcompress" / "translating",
-        help="where the trained model and a training under way are kept",
-    )  # fmt: skip
+    parser = keeping_parser(__doc__.splitlines()[0], "translating")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of training")
     arguments = parser.parse_args()
     quick, epochs = arguments.quick, 1 if arguments.quick else arguments.epochs
-    folder = arguments.keep / ("quick" if quick else "full")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = kept_folder(arguments)
     name, train, test = load()
     if quick:
         train, test = train[:3_200], test[:20]
@@ -258,7 +239,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             [
                 row["file"], f"{row['bleu']:.2f}", f"{row['bleu'] - rows[0]['bleu']:+.2f}",
                 f"{row['beam']:.2f}", f"{row['same']:.1%}", f"{row['decode']:,.0f}",
-                f"x{row['decode'] / base['decode']:.2f}", f"{row['bytes']:,}",
+                to_fp32(rows, row, "decode"), f"{row['bytes']:,}",
                 f"{base['bytes'] / row['bytes']:.1f}x",
             ]
         )  # fmt: skip
