@@ -180,6 +180,31 @@ def wrapped():
     )  # fmt: skip
 
 
+def masked():
+    """Recurrent layers that pass over some of the steps."""
+    inputs = keras.Input((6, 5))
+    mask = inputs[:, :, 0] > 0
+    x = layers.Dense(8, activation="relu")(inputs)
+    x = layers.LSTM(8, return_sequences=True)(x, mask=mask)
+    x = layers.Bidirectional(layers.GRU(6, return_sequences=True))(x, mask=mask)
+    x = layers.TimeDistributed(layers.Dense(8, activation="relu"))(x, mask=mask)
+    one, two = layers.Bidirectional(layers.LSTM(5), merge_mode=None)(x, mask=mask)
+    return keras.Model(inputs, [layers.Dense(3)(one), layers.Dense(2)(two)])
+
+
+def mixer():
+    """Channels along two axes: each is made by what reads the other."""
+    inputs = keras.Input((6, 5))
+    x = layers.Dense(12)(inputs)
+    # Without biases, which would fill a channel that is 0.
+    y = layers.Dense(10, activation="relu", use_bias=False)(layers.Permute((2, 1))(x))
+    x = layers.Add()([x, layers.Permute((2, 1))(layers.Dense(6, use_bias=False)(y))])
+    x = layers.Add()([x, layers.Dense(12)(layers.Dense(16, activation="relu")(x))])
+    z = layers.EinsumDense("abc,cde->abde", (6, 4, 6))(x)
+    z = layers.Dense(3)(layers.Flatten()(layers.Dense(5)(z)))
+    return keras.Model(inputs, [layers.Dense(3)(layers.GlobalAveragePooling1D()(x)), z])
+
+
 def attention():
     """Transformer layers without normalisation, which no removal leaves as it is."""
     inputs = keras.Input((6, 5))
@@ -208,8 +233,8 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
     build.__name__: build
     for build in (
         plain, sequential, residual, dense_block, squeeze_excite, separable, resized, grouped,
-        shuffled, split, shared_and_nested, inside, sequence, volume, recurrent, wrapped, attention,
-        attention_by_hand,
+        shuffled, split, shared_and_nested, inside, sequence, volume, recurrent, wrapped, masked,
+        mixer, attention, attention_by_hand,
     )
 }  # fmt: skip
 

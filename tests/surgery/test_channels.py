@@ -12,7 +12,7 @@ from surgery_support import assert_same_outputs, chain, entries, outputs, scramb
 
 import tfcompress as tfc
 from tfcompress.report import CompressionReport
-from tfcompress.surgery.channels.analysis import Analysis
+from tfcompress.surgery.channels.analysis import UNFORESEEN, Analysis
 from tfcompress.surgery.channels.atoms import Kept
 from tfcompress.surgery.channels.cost import Cost
 from tfcompress.surgery.channels.units import families
@@ -25,6 +25,7 @@ def remove_some(model, share=0.5, seed=0):
     """Channels of every family silenced, and the model without them."""
     scramble(model, seed)
     found = Analysis(model)
+    assert not any(UNFORESEEN in record.barrier for record in found.records.values())
     generator = np.random.default_rng(seed)
     gone = np.zeros(found.classes.max() + 1, bool)
     for family in families(found):

@@ -272,3 +272,19 @@ def test_what_only_zeros_read_behind_a_mean_goes():
 def test_not_a_model():
     with pytest.raises(ModelTypeError):
         tfc.remove_dead(3)
+
+
+def test_the_report_of_what_is_not_looked_into():
+    wrapped = layers.TimeDistributed(layers.Dense(8, activation="relu", name="inside"), name="td")
+    model = scramble(
+        chain((5, 6), layers.Dense(6, name="feeds"), wrapped, layers.LSTM(4, name="lstm"),
+              layers.Dense(2))
+    )  # fmt: skip
+    for layer in (wrapped.layer, model.get_layer("feeds")):
+        kernel, bias = layer.get_weights()
+        kernel[:, :4], bias[:4] = 0, -1
+        layer.set_weights([kernel, bias])
+    told = entries(tfc.remove_dead(model))
+    assert "inside another layer" in told["td/inside"][1]
+    assert told["feeds"][1].startswith("4 of its channels are constant")
+    assert "read each other" in told["lstm"][1]

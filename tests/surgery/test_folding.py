@@ -297,3 +297,12 @@ def test_needs_a_graph():
         tfc.fold_batchnorm(Own())
     with pytest.raises(ModelTypeError):
         tfc.fold_batchnorm(keras.Sequential([bn()]))
+
+
+def test_another_precision_stays():
+    inputs = keras.Input((4,))
+    x = layers.Dense(3, dtype="mixed_float16")(inputs)
+    model = keras.Model(inputs, layers.BatchNormalization(dtype="float32", name="norm")(x))
+    folded = tfc.fold_batchnorm(model)
+    assert folded.output.dtype == model.output.dtype == "float32"
+    assert "computes in float16, and it in float32" in entries(folded)["norm"][1]

@@ -416,3 +416,36 @@ def test_means_are_fitted_where_the_statistics_behind_stay(norm):
     ]
     stays = norm is not L.BatchNormalization
     assert (np.abs(means[1] - means[0]).max() < 0.05 * np.abs(means[0]).max()) == stays
+
+
+def test_augmentation_in_the_model_is_off_while_fitting():
+    """As in `predict`: nothing is lost where nothing is to be fitted."""
+    augment = [layers.RandomFlip(), layers.RandomTranslation(0.2, 0.2)]
+    inner = layers.Conv2D(8, 3, padding="same", activation="relu")
+    model = chain(
+        (8, 8, 3), *augment, inner, layers.Conv2D(8, 3), layers.Flatten(), layers.Dense(4)
+    )
+    scramble(model)
+    kernel = np.array(inner.kernel)
+    kernel[..., ::2], bias = 0, np.array(inner.bias)
+    bias[::2] = 0
+    inner.kernel.assign(kernel)
+    inner.bias.assign(bias)
+    smaller = tfc.shrink(model, 0.4, round_to=1, data=examples(model, 200), include=inner)
+    assert_same_outputs(model, smaller, 1e-3)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_fitting_in_mixed_precision(policy):
+    model = chain(
+        (6, 6, 3), layers.Conv2D(8, 3, dtype=policy), layers.ReLU(dtype=policy),
+        layers.Conv2D(8, 3, dtype=policy), layers.Flatten(), layers.Dense(4),
+    )  # fmt: skip
+    scramble(model)
+    x = examples(model, 64)
+    before = outputs(model, x)[0]
+
+    def error(other):
+        return np.abs(outputs(other, x)[0] - before).mean()
+
+    assert error(tfc.separate(model, data=x)) < error(tfc.separate(model))

@@ -378,3 +378,94 @@ def test_whole_heads_of_attention_that_is_written_out(positions):
     given = tfc.convert(qmodel, "int8-matmul").predict(tokens)
     # The softmax is float, of which each library rounds the last bit in its own way.
     np.testing.assert_allclose(given, qmodel.predict(tokens, verbose=0), rtol=1e-6)
+
+
+def test_a_layer_called_alone_and_in_a_wrapper_stays():
+    shared = layers.Dense(8, name="shared")
+    steps, single = keras.Input((5, 8)), keras.Input((8,))
+    alone = layers.BatchNormalization()(shared(layers.Dense(8)(single)))
+    wrapped = layers.TimeDistributed(shared, name="time_distributed")(layers.Dense(8)(steps))
+    both = layers.GlobalAveragePooling1D()(wrapped) + alone
+    model = scramble(keras.Model([steps, single], layers.Dense(3)(layers.Dense(16)(both))))
+    smaller = tfc.shrink(model, 0.1, round_to=1)
+    assert smaller.get_layer("shared").units == 8
+    assert entries(smaller)["shared"][1] == "it shares weights with 'time_distributed'"
+    assert outputs(smaller, examples(smaller))[0].shape == (3, 3)
+
+
+class Rank5(keras.layers.Dense):
+    """Whatever its channels are, following them goes wrong."""
+
+
+def test_a_call_that_is_not_foreseen_is_a_barrier(monkeypatch):
+    from tfcompress.surgery.channels import handlers
+
+    def wrong(call, found):
+        raise IndexError("nobody thought of that")
+
+    monkeypatch.setitem(handlers._table(), Rank5, wrong)
+    model = scramble(
+        chain((6,), layers.Dense(8), Rank5(8, name="wrong"), layers.Dense(8), layers.Dense(2))
+    )
+    smaller = tfc.shrink(model, 0.1, round_to=1)
+    assert entries(smaller)["wrong"] == ("left", "its channels could not be followed (IndexError)")
+
+
+def test_initializers_that_fit_one_size():
+    table = keras.initializers.Constant(np.arange(80.0).reshape(10, 8))
+    kernel = keras.initializers.Constant(np.ones((3, 3, 8, 8)))
+    tokens = keras.Input((6,), dtype="int32")
+    images = keras.Input((6, 6, 8))
+    x = layers.Embedding(10, 8, embeddings_initializer=table)(tokens)
+    x = layers.Dense(8, bias_initializer=keras.initializers.Constant(np.arange(8.0)))(x)
+    y = conv(8, kernel_initializer=kernel, name="conv")(images)
+    y = layers.BatchNormalization(gamma_initializer=keras.initializers.Constant(2), name="bn")(y)
+    y = layers.GlobalAveragePooling2D()(conv(8)(layers.ReLU()(y)))
+    both = layers.GlobalAveragePooling1D()(x) + y
+    model = scramble(keras.Model([tokens, images], layers.Dense(3)(both)))
+    kept = tfc.shrink(model, 0.4, round_to=1).get_layer("bn")
+    assert kept.get_config()["gamma_initializer"]["config"] == {"value": 2}
+    for smaller in (tfc.separate(model), tfc.factorize(model, rank=2), tfc.remove_dead(model)):
+        given = [np.ones((2, 6), int), np.ones((2, 6, 6, 8))]
+        assert outputs(smaller, given)[0].shape == (2, 3)
+
+
+def test_what_keeps_the_channels_is_told_where_the_ratio_cannot_be_had():
+    model = chain((6, 8), layers.Dense(8), layers.UnitNormalization(), layers.Dense(2))
+    with pytest.raises(ConfigError, match=r"stay because of 'unit_norm\w+' \(what UnitNorm"):
+        tfc.shrink(model, 0.3, round_to=1)
+
+
+def test_sizes_that_a_nested_model_leaves_open():
+    """They are those of what it is called on."""
+    inner = keras.Sequential(
+        [keras.Input((None, None, 3)), conv(16), conv(16), layers.GlobalAveragePooling2D()]
+    )
+    inputs = keras.Input((32, 32, 3))
+    model = scramble(
+        keras.Model(inputs, layers.Dense(10, name="head")(layers.Dense(64)(inner(inputs))))
+    )
+    work = 32 * 32 * 9 * (3 * 16 + 16 * 16) + 16 * 64 + 64 * 10
+    before = tfc.complexity(model)
+    assert before.multiply_adds == work and len(before.notes) == 1
+    smaller = tfc.shrink(model, 0.5, round_to=1)
+    assert tfc.complexity(smaller).multiply_adds == pytest.approx(work / 2, rel=0.05)
+    with pytest.raises(ConfigError, match=r"at most 0\.00"):
+        tfc.shrink(model, 0.3, include="head")
+
+
+def test_data_with_weights_of_examples_and_bad_values():
+    model = scramble(chain((6, 6, 3), conv(8), layers.ReLU(), layers.Flatten(), layers.Dense(2)))
+    x = examples(model, 8)
+    batches = [(x, np.zeros((8, 2)), np.ones(8))]
+    options = {"importance": "taylor", "loss": "mse", "round_to": 1}
+    one = tfc.shrink(model, 0.4, data=batches, **options)
+    two = tfc.shrink(model, 0.4, data=(x, np.zeros((8, 2)), np.ones(8)), **options)
+    np.testing.assert_array_equal(outputs(one, x)[0], outputs(two, x)[0])
+    for importance in ("taylor", "activation"):
+        options["importance"] = importance
+        with pytest.raises(DataError, match="NaN or infinity"):
+            tfc.shrink(model, 0.4, data=(x * np.nan, np.zeros((8, 2))), **options)
+    with pytest.raises(ConfigError, match="seed"):
+        tfc.shrink(model, 0.4, importance="random", seed="a")
+    assert len(tfc.ShrinkSchedule(np.int64(2), ratio=np.float32(0.3)).shares) == 2

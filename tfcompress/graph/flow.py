@@ -102,6 +102,12 @@ class _Reader:
         values: dict[int, Value] = {
             id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)
         }
+        # What a nested model leaves open, as the size of images, the tensors that it gets may tell.
+        told = any(
+            a is None and b is not None
+            for tensor, value in zip(graph.inputs, inputs, strict=True)
+            for a, b in zip(tensor.shape[1:], value.shape[1:], strict=False)
+        )
 
         def seen(item: Any) -> Any:
             return values[id(item)] if isinstance(item, keras.KerasTensor) else item
@@ -116,11 +122,31 @@ class _Reader:
                 results = keras.tree.flatten(outputs)
             else:
                 results = [Value.like(tensor) for tensor in node.outputs]
+                if told:
+                    _tell_shapes(operation, args, kwargs, results)
                 outputs = results[0] if len(results) == 1 else results
                 self.calls.append(Call(operation, args, kwargs, outputs, path))
             for tensor, value in zip(node.outputs, results, strict=True):
                 values[id(tensor)] = value
         return keras.tree.map_structure(seen, graph._outputs_struct)
+
+
+def _tell_shapes(operation: Any, args: Any, kwargs: Any, results: list[Value]) -> None:
+    """Gives the results the shapes that they have for these arguments, as far as that is known."""
+
+    def tensor(item: Any) -> Any:
+        return keras.KerasTensor(item.shape, item.dtype) if isinstance(item, Value) else item
+
+    args, kwargs = keras.tree.map_structure(tensor, (args, kwargs))
+    try:
+        made = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
+    except Exception:
+        return  # as a layer of somebody's own may: open sizes stay open
+    for value, found in zip(results, made, strict=True):
+        if len(found.shape) == len(value.shape):
+            value.shape = tuple(
+                b if a is None else a for a, b in zip(value.shape, found.shape, strict=True)
+            )
 
 
 def _in_order(graph: Any) -> Iterator[Any]:

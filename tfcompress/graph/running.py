@@ -100,7 +100,8 @@ class Run:
 
         args, kwargs = keras.tree.map_structure(given, (call.args, call.kwargs))
         operation = call.operation
-        if getattr(operation, "_call_has_training_arg", False) and not kwargs.get("training"):
+        if getattr(operation, "_call_has_training_arg", False):
+            # Whatever the call says, as in `predict`: Keras notes training=True for augmentation.
             kwargs = {**kwargs, "training": False}
         # Attention takes the masks off the tensors that it reads; other readers are to find them.
         tensors = [t for t in keras.tree.flatten((args, kwargs)) if keras.ops.is_tensor(t)]

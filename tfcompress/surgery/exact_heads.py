@@ -16,6 +16,7 @@ from keras import layers
 
 from tfcompress.graph.calls import Calls
 from tfcompress.graph.copying import Replacement
+from tfcompress.surgery.rewriting import resizable_config
 
 _AS_THEY_ARE: Final = (layers.Dropout, layers.Activation, layers.ReLU, layers.Dense)
 """Layers that compute the same on (batch, features) as on (batch, 1, 1, features)."""
@@ -111,8 +112,8 @@ def _is_dense(layer: keras.Layer) -> bool:
 
 
 def _dense(layer: keras.Layer) -> Replacement:
-    config = layer.get_config()
-    settings = {key: config[key] for key in _SHARED_BY_DENSE if key in config}
+    config = resizable_config(layer)
+    settings: dict[str, Any] = {key: config[key] for key in _SHARED_BY_DENSE if key in config}
     new = layers.Dense.from_config({**settings, "units": layer.filters})
     kernel, *bias = layer.get_weights()
     weights = [np.reshape(kernel, kernel.shape[2:]), *bias]

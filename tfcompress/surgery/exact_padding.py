@@ -18,6 +18,7 @@ from keras import layers
 
 from tfcompress.graph.calls import Calls
 from tfcompress.graph.copying import Replacement
+from tfcompress.surgery.rewriting import resizable_config
 
 _SIDES = (3, 5)
 
@@ -79,7 +80,7 @@ def _replace(calls: Calls, layer: keras.Layer) -> dict[int, Replacement]:
         wanted = (((half, half), (half, half)), "valid", (side, side))
     if now == wanted:
         return {}
-    config = {**layer.get_config(), "kernel_size": (side, side), "padding": wanted[1]}
+    config = {**resizable_config(layer), "kernel_size": (side, side), "padding": wanted[1]}
     new: list[keras.Layer] = [type(layer).from_config(config)]
     why = f"kernel {side}x{side}, {'same' if stride == 1 else f'{half} zeros on every side'}"
     found: dict[int, Replacement] = {}

@@ -123,21 +123,27 @@ class _Folding:
         axis = norm.axis % rank
         try:
             layer = self._layer_before(calls)
-            self._taken(layer, lambda linear: linear.take_behind(axis, rank, scale, shift))
+            self._taken(norm, layer, lambda linear: linear.take_behind(axis, rank, scale, shift))
         except NotExact as before:
             try:
                 layer = self._layer_after(calls)
-                self._taken(layer, lambda linear: linear.take_before(axis, rank, scale, shift))
+                self._taken(
+                    norm, layer, lambda linear: linear.take_before(axis, rank, scale, shift)
+                )
             except NotExact as after:
                 raise NotExact(f"before it: {before}; after it: {after}") from None
         for call in calls:
             self._join(call)
         return str(self._calls[id(layer)][0].path)
 
-    def _taken(self, layer: Any, take: Any) -> None:
-        from tfcompress.surgery.linear import Linear
+    def _taken(self, norm: Any, layer: Any, take: Any) -> None:
+        from tfcompress.surgery.linear import Linear, NotExact
 
         linear = self._linear.get(id(layer)) or Linear(layer)
+        if layer.compute_dtype != norm.compute_dtype:
+            raise NotExact(
+                f"'{layer.name}' computes in {layer.compute_dtype}, and it in {norm.compute_dtype}"
+            )
         take(linear)
         self._linear[id(layer)] = linear
 

@@ -90,7 +90,7 @@ def _separable(layer: Any, shape: tuple[int, ...]) -> LinearPart:
 
     def depthwise(value: Any) -> np.ndarray:
         result = keras.ops.depthwise_conv(
-            value,
+            keras.ops.cast(value, layer.depthwise_kernel.dtype),
             layer.depthwise_kernel,
             layer.strides[0] if len(set(layer.strides)) == 1 else layer.strides,
             layer.padding,

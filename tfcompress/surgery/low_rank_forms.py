@@ -14,7 +14,7 @@ from tfcompress.graph.copying import Replacement
 from tfcompress.graph.flow import Call
 from tfcompress.surgery.decompositions import Spectrum, relative_error, truncated_svd, tucker2
 from tfcompress.surgery.multiply_adds import multiply_adds
-from tfcompress.surgery.rewriting import UNKNOWN_PLACE, plain_kernels
+from tfcompress.surgery.rewriting import UNKNOWN_PLACE, plain_kernels, resizable_config
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 MULTIPLY_ADDS, PARAMETERS = "multiply_adds", "parameters"
@@ -119,7 +119,7 @@ class MatrixForm:
         (rank,) = plan.ranks
         rows, columns = truncated_svd(self._matrix, rank)
         error = relative_error(self._matrix, rows @ columns)
-        config, reduce = self.layer.get_config(), _inner(self.layer, name("reduce"))
+        config, reduce = resizable_config(self.layer), _inner(self.layer, name("reduce"))
         if type(self.layer) is layers.Dense:
             reduce["units"] = rank
         elif type(self.layer) is layers.EinsumDense:
@@ -216,7 +216,7 @@ class ConvolutionForm:
                 {**_inner(self.layer, name("reduce")), **narrow, "filters": plan.ranks[0]}
             )
             weights.append(first.reshape(*ones, *first.shape))
-        config = self.layer.get_config()
+        config = resizable_config(self.layer)
         if last is None:
             configs.append(config)
             weights.append(core)
@@ -257,7 +257,7 @@ class TableForm:
         (rank,) = plan.ranks
         rows, columns = truncated_svd(self._table, rank)
         error = relative_error(self._table, rows @ columns)
-        config = self.layer.get_config() | {"output_dim": rank, "name": name("narrow")}
+        config = resizable_config(self.layer) | {"output_dim": rank, "name": name("narrow")}
         config["embeddings_constraint"] = None
         wide = layers.Dense(
             self._table.shape[1],
@@ -299,7 +299,7 @@ def _sizes(term: str, shape: Sequence[int | None]) -> dict[str, int | None]:
 
 def _inner(layer: Any, name: str) -> dict[str, Any]:
     """The config of a layer before the last: linear, without a bias."""
-    config = layer.get_config()
+    config = resizable_config(layer)
     bias = {"bias_axes": None} if "bias_axes" in config else {"use_bias": False}
     return {**config, **bias, "activation": "linear", "activity_regularizer": None,
             "bias_regularizer": None, "bias_constraint": None, "name": name}  # fmt: skip

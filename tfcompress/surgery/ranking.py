@@ -106,9 +106,9 @@ def as_batches(data: Any, batch_size: int) -> Sequence[tuple[Any, Any]]:
 
     wanted = "`data` must be (x, y), or batches of (x, y)"
     if isinstance(data, tuple):
-        if len(data) != 2:
+        if len(data) not in (2, 3):
             raise DataError(f"{wanted}. Received: a tuple of {len(data)}")
-        arrays = tree.map_structure(np.asarray, data)
+        arrays = tree.map_structure(np.asarray, data[:2])  # weights of examples do not count
         lengths = {len(a) if a.ndim else 0 for a in tree.flatten(arrays)}
         if len(lengths) != 1 or not min(lengths):
             raise DataError(f"{wanted} of one length, above 0. Received: lengths {sorted(lengths)}")
@@ -120,7 +120,7 @@ def as_batches(data: Any, batch_size: int) -> Sequence[tuple[Any, Any]]:
         raise DataError(f"{wanted}. Received: {type(data).__name__}")
     found = []
     for batch in data:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
             raise DataError(f"{wanted}. Received: a batch of {type(batch).__name__}")
         found.append((batch[0], batch[1]))
     if not found:

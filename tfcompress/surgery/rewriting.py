@@ -107,6 +107,21 @@ def plain_kernels(layer: Any) -> str:
     return ""
 
 
+def resizable_config(layer: keras.Layer) -> dict[str, Any]:
+    """The layer's config, from which one of other sizes can be made.
+
+    Initializers that are given arrays, as of trained embeddings, fit one size alone; weights are
+    assigned in any case, so that zeros do.
+    """
+    config = layer.get_config()
+    for name, value in config.items():
+        if name.endswith("_initializer") and isinstance(value, dict):
+            given = value.get("config")
+            if isinstance(given, dict) and isinstance(given.get("value"), (dict, list, tuple)):
+                config[name] = "zeros"
+    return config
+
+
 def fresh_name(name: str, taken: Collection[str]) -> str:
     """The name, or with a number behind it where it is taken."""
     number, found = 1, name

@@ -258,13 +258,13 @@ def _separated(layer: Any, terms: int, names: set[str]) -> tuple[Any, float]:
     from keras import layers
 
     from tfcompress.graph.copying import Replacement
-    from tfcompress.surgery.rewriting import fresh_name
+    from tfcompress.surgery.rewriting import fresh_name, resizable_config
 
     def named(cls: Any, what: str, *args: Any, **kwargs: Any) -> Any:
         name = fresh_name(f"{layer.name}_{what}", names)
         return cls(*args, name=name, dtype=layer.dtype_policy, **kwargs)
 
-    config = layer.get_config()
+    config = resizable_config(layer)
     del config["groups"]
     for part in ("initializer", "regularizer", "constraint"):
         kernel = config.pop(f"kernel_{part}")

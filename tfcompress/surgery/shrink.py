@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 TARGETS = ("multiply_adds", "parameters", "latency")
 POOLINGS = ("global", "layer")
+_TOLD = 3  # barriers in an error
 
 
 def shrink(
@@ -147,7 +148,7 @@ def without(
     from tfcompress.surgery.rewriting import replaced
 
     kept = Kept(found.classes, gone)
-    tell(found, kept, report, "its channels are important enough, or too few to round")
+    tell(found, kept, report, lambda _: "its channels are important enough, or too few to round")
     smaller = replaced(model, replacements(found, kept), report)
     return restored(model, smaller, report, data, removed=Removed(found, kept))
 
@@ -178,11 +179,22 @@ def _chosen(model: Any, found: Any, groups: Any, scores: Any, report: Any) -> np
         raise ConfigError(
             f"`ratio` must be a share of the {target} that can be taken away: at most {most:.3f} "
             f"here. Received: {share!r}. Ask for less, lower round_to (now "
-            f"{settings['round_to']}) or the floor, or include more layers."
+            f"{settings['round_to']}) or the floor, or include more layers.{_barriers(found)}"
         )
     counts = closest(order, saved, share, exact=target != "latency")
     report.settings["reached"] = round(saved(counts), 4)
     return order.gone(counts, classes)
+
+
+def _barriers(found: Any) -> str:
+    """A sentence on what keeps the channels of layers, as far as the user did not ask for it."""
+    told = [
+        f"{record.path!r} ({record.barrier})"
+        for record in found.records.values()
+        if record.barrier and not found.left(record.operation)
+    ]
+    more = f" and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
+    return f" Channels stay because of {', '.join(told[:_TOLD])}{more}." if told else ""
 
 
 def _savings(model: Any, found: Any, target: str) -> Callable[[np.ndarray], float]:

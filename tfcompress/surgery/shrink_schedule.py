@@ -106,11 +106,14 @@ class ShrinkSchedule:
 
 
 def _shares(steps: Any, ratio: Any) -> list[float]:
-    whole = isinstance(steps, int) and not isinstance(steps, bool)
+    import numpy as np
+
+    whole = isinstance(steps, (int, np.integer)) and not isinstance(steps, bool)
     if whole:
         if steps < 1:
             raise ConfigError(f"`steps` must be a number above 0. Received: {steps!r}")
-        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < 1:
+        number = isinstance(ratio, (int, float, np.number)) and not isinstance(ratio, bool)
+        if not number or not 0 < ratio < 1:
             raise ConfigError(
                 "`ratio` must be the share to take away in the end, between 0 and 1. "
                 f"Received: {ratio!r}"

@@ -13,6 +13,8 @@ from tfcompress.graph.flow import Call, Flow, Value, read_flow
 from tfcompress.surgery.channels.atoms import Atoms, Axis, Kept
 from tfcompress.surgery.rewriting import plain_kernels
 
+UNFORESEEN = "its channels could not be followed"
+
 
 class Barrier(Exception):
     """What the operator does to single channels is not known; the text says why."""
@@ -114,6 +116,8 @@ class Analysis:
                 check_config(call.operation)
             except Barrier as why:
                 self._bar(record, str(why))
+            except Exception as error:  # a call in a form that its handler does not foresee
+                self._bar(record, f"{UNFORESEEN} ({type(error).__name__})")
             self.united[id(call)] = self.atoms.united_since(before)
         for value in keras.tree.flatten(self.flow.outputs):
             for axis in self.axes(value):
@@ -206,6 +210,9 @@ class Analysis:
                     self.atoms.pin(axis)
         for made, _ in record.made:
             self.atoms.pin(made)
+        for slot in record.slots:
+            for axis in slot.axes:
+                self.atoms.pin(axis)
         if reached or record.slots or getattr(record.operation, "weights", None):
             record.barrier = why
 
@@ -215,5 +222,5 @@ class Analysis:
             for slot in record.slots:
                 other = owners.setdefault(id(slot.variable), record)
                 if other is not record:
-                    for one in (record, other):
-                        self._bar(one, f"it shares weights with '{other.path}'")
+                    for one, two in ((record, other), (other, record)):
+                        self._bar(one, f"it shares weights with '{two.path}'")

@@ -48,6 +48,12 @@ class Constants:
             return np.full(0 if axis is None else value.shape[axis] or 0, np.nan)
         return known
 
+    def on(self, value: Value, number: int) -> np.ndarray:
+        """(channels,): likewise along that axis; NaN where others have atoms as well."""
+        if self.axis(value) == number:
+            return self.along(value)
+        return np.full(value.shape[number] or 0, np.nan)
+
     def axis(self, value: Value) -> int | None:
         """The one axis with atoms; None where there is none, or several."""
         numbers = [n for n, axis in enumerate(self._found.axes(value)) if axis is not None]
@@ -159,9 +165,7 @@ class Constants:
 
     def _linear(self, call: Call) -> np.ndarray | None:
         layer, (value,) = call.operation, call.inputs
-        axis = linear.channel_axis(call)
-        mine = self.axis(value) == axis
-        constants = self.along(value) if mine else np.full(value.shape[axis] or 0, np.nan)
+        constants = self.on(value, linear.channel_axis(call))
         return activated(layer, constant_outputs(layer, constants))
 
     def _batch(self, call: Call) -> np.ndarray | None:

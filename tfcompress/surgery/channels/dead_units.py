@@ -13,12 +13,10 @@ from tfcompress.report import CompressionReport
 from tfcompress.surgery.channels.analysis import Analysis, Record
 from tfcompress.surgery.channels.atoms import Kept
 from tfcompress.surgery.channels.constants import Constants, is_product, separable
-from tfcompress.surgery.channels.linear import from_config
+from tfcompress.surgery.channels.linear import channel_axis, from_config
 from tfcompress.surgery.channels.rebuild import Resized, replacements
 from tfcompress.surgery.channels.sums import READERS, added, sees_no_border
 from tfcompress.surgery.channels.units import families
-
-ALIVE = "none of its channels is dead"
 
 
 class DeadUnits:
@@ -55,8 +53,21 @@ class DeadUnits:
         made = replacements(self._found, kept, changed)
         for key, bias in fresh.items():
             made[key] = self._with_bias(self._found.records[key], made[key], bias, kept)
-        tell(self._found, kept, report, ALIVE, first)
+        tell(self._found, kept, report, self._why_left, first)
         return replaced(model, made, report)
+
+    def _why_left(self, record: Record) -> str:
+        """Why a layer keeps its channels."""
+        if isinstance(record.operation, keras.layers.RNN):
+            return "its units read each other: which of them are dead is not looked into"
+        calls = [call for call in record.calls if call in self._found.flow.calls]
+        if not calls:
+            return "it is inside another layer: which of its channels are dead is not looked into"
+        found = [~np.isnan(self._constants.along(call.results[0])) for call in calls]
+        constant = min(int(one.sum()) for one in found)
+        if constant:
+            return f"{constant} of its channels are constant, but what reads them needs them"
+        return "none of its channels is dead"
 
     def _flags(self) -> np.ndarray:
         return np.zeros(self._count, bool)
@@ -82,15 +93,15 @@ class DeadUnits:
 
     def _folds(self, record: Record, call: Call, value: Value, number: int) -> np.ndarray:
         """Which channels along an axis of what a call reads can go from there."""
-        constants = self._constants.along(value)
-        if self._constants.axis(value) != number:
-            return np.zeros(value.shape[number] or 0, bool)
+        constants = self._constants.on(value, number)
         if not isinstance(record.operation, READERS):
             # Of sums of products a channel of zeros can go; norms count it all the same.
             return (constants == 0) & (bool(record.read) or is_product(call))
+        if number != channel_axis(call):  # handed on
+            return np.zeros(len(constants), bool)
         known, border = ~np.isnan(constants), not sees_no_border(record.operation)
         for other in record.calls:  # one bias must do for all
-            known &= self._constants.along(other.inputs[0]) == constants
+            known &= self._constants.on(other.inputs[0], channel_axis(other)) == constants
         if border and (known & (constants != 0)).any():
             self.notes.append(
                 f"{int((known & (constants != 0)).sum())} constant channels that {record.path!r} "
@@ -159,8 +170,8 @@ class DeadUnits:
             layer = record.operation
             if not isinstance(layer, READERS) or not record.read:
                 continue
-            ((_, _, atoms),) = record.read
-            constants = np.nan_to_num(self._constants.along(record.calls[0].inputs[0]))
+            ((_, axis, atoms),) = record.read
+            constants = np.nan_to_num(self._constants.on(record.calls[0].inputs[0], axis))
             gone = self.gone[self._found.classes[atoms]]
             sums = added(layer, np.where(gone, constants, 0.0))
             if not sums.any():

@@ -72,6 +72,8 @@ def importances(
     elif importance == "activation":
         total = _activation(found, model, data)
     elif importance == "random":
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ConfigError(f"`seed` must be a whole number from 0. Received: {seed!r}")
         total = np.random.default_rng(seed).random(int(found.classes.max()) + 1)
     elif importance == "bn_gamma":
         total = _gamma(found)
@@ -207,12 +209,26 @@ def _activation(found: Analysis, model: Any, data: Any) -> np.ndarray:
                 model(as_inputs(model, x), training=False)
             except Exception as error:
                 raise misfit(model, error) from error
+    check_finite(tally.sums)
     return np.where(tally.counts > 0, tally.sums / np.maximum(tally.counts, 1), np.nan)
 
 
+def check_finite(values: np.ndarray) -> None:
+    """Checks what was measured on data.
+
+    Raises:
+        DataError: NaN or infinity in it.
+    """
+    if not np.isfinite(values).all():
+        raise DataError(
+            "`data` must give finite values in every layer. Received: data that gives NaN or "
+            "infinity. Check it, and the model's weights."
+        )
+
+
 def inputs_of(data: Any) -> Iterator[Any]:
-    """Batches of inputs, from inputs, (x, y), or batches of either."""
-    x = data[0] if isinstance(data, tuple) and len(data) == 2 else data
+    """Batches of inputs, from inputs, (x, y), (x, y, sample weights), or batches of these."""
+    x = data[0] if isinstance(data, tuple) and len(data) in (2, 3) else data
     if (isinstance(x, (np.ndarray, dict, list)) and not _is_batches(data)) or hasattr(x, "numpy"):
         flat = keras.tree.flatten(x)
         count = len(flat[0]) if flat and np.ndim(flat[0]) else 0
@@ -226,7 +242,8 @@ def inputs_of(data: Any) -> Iterator[Any]:
     count = 0
     for batch in x:
         count += 1
-        yield batch[0] if isinstance(batch, (tuple, list)) and len(batch) == 2 else batch
+        pair = isinstance(batch, list) and len(batch) == 2
+        yield batch[0] if pair or (isinstance(batch, tuple) and len(batch) in (2, 3)) else batch
     if not count:
         raise DataError("`data` must hold at least one batch. Received: none")
 

@@ -11,7 +11,7 @@ from tfcompress.graph.flow import Call
 from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler, Slot
 from tfcompress.surgery.channels.atoms import Axis, Kept
 from tfcompress.surgery.channels.elementwise import check_activation
-from tfcompress.surgery.rewriting import EXCLUDED
+from tfcompress.surgery.rewriting import EXCLUDED, resizable_config
 
 
 def channel_axis(call: Call) -> int:
@@ -22,7 +22,7 @@ def channel_axis(call: Call) -> int:
 
 def from_config(layer: Any, **changed: Any) -> Any:
     """A layer of that config, some of it changed."""
-    return type(layer).from_config({**layer.get_config(), **changed})
+    return type(layer).from_config({**resizable_config(layer), **changed})
 
 
 def only(found: Analysis, call: Call, kept_axis: int, which: int = 0) -> Axis:

@@ -5,17 +5,35 @@ from __future__ import annotations
 import numpy as np
 from keras import layers
 
-from tfcompress.graph.flow import Call
+from tfcompress.graph.flow import Call, Value
 from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler, Slot
 from tfcompress.surgery.channels.elementwise import check_activation
 from tfcompress.surgery.channels.linear import from_config, only
+
+RECURRENT = (layers.LSTM, layers.GRU, layers.SimpleRNN)
+
+
+def sequence(call: Call, found: Analysis) -> Value:
+    """What a layer reads step by step, beside which it may get a mask of the steps.
+
+    Raises:
+        Barrier: it gets more, or the mask hangs on channels.
+    """
+    value, *others = call.inputs
+    mask = call.kwargs.get("mask")
+    if any(other is not mask for other in others):
+        raise Barrier("its state goes in or out")
+    if mask is not None and any(axis is not None for axis in found.axes(mask)):
+        raise Barrier("the mask that it is given is computed from channels")
+    return value
 
 
 def _recurrent(call: Call, found: Analysis) -> None:
     layer = call.operation
     cell = layer.cell
-    if layer.stateful or layer.return_state or len(call.inputs) > 1:
+    if layer.stateful or layer.return_state:
         raise Barrier("its state goes in or out")
+    sequence(call, found)
     for name in ("activation", "recurrent_activation"):
         check_activation(getattr(cell, name, None))
     read = found.same(call, "read", only(found, call, 2))
@@ -39,4 +57,4 @@ def _recurrent(call: Call, found: Analysis) -> None:
 
 def handlers() -> dict[type, Handler]:
     """The classes that this file knows."""
-    return dict.fromkeys((layers.LSTM, layers.GRU, layers.SimpleRNN), _recurrent)
+    return dict.fromkeys(RECURRENT, _recurrent)

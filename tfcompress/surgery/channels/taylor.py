@@ -12,6 +12,7 @@ from tfcompress.surgery.channels.analysis import Analysis
 from tfcompress.surgery.channels.importance import (
     Tally,
     as_inputs,
+    check_finite,
     filters_of,
     misfit,
     slots_of,
@@ -76,6 +77,8 @@ def taylor(found: Analysis, model: Any, data: Any, loss: Any) -> np.ndarray:
                 tally.add(slot.axes[number], filters_of(slot, number, product).sum(1))  # type: ignore[arg-type]
         inner += np.abs(tally.sums)
         inner_seen |= tally.counts > 0
+    check_finite(total)
+    check_finite(inner)
     return np.where(seen, total, np.where(inner_seen, inner, np.nan))
 
 

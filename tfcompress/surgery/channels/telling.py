@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tfcompress.report import CompressionReport
 from tfcompress.surgery.channels.analysis import Analysis, Record
 from tfcompress.surgery.channels.atoms import Kept
@@ -11,7 +13,7 @@ def tell(
     found: Analysis,
     kept: Kept,
     report: CompressionReport,
-    otherwise: str,
+    otherwise: Callable[[Record], str],
     first: Analysis | None = None,
 ) -> None:
     """Adds an entry for each layer that makes channels, and for each barrier.
@@ -20,7 +22,7 @@ def tell(
         found: the atoms of the model.
         kept: what is left of them.
         report: where to tell it.
-        otherwise: why channels stay that could go.
+        otherwise: why channels stay that could go, for a layer that makes some.
         first: the atoms of the model before earlier turns, where there were any.
     """
     earlier = {record.path: record for record in (first or found).records.values()}
@@ -37,7 +39,7 @@ def tell(
         elif record.barrier:
             report.add(record.path, kind, "left", record.barrier)
         elif record.made:
-            why = found.left(record.operation) or _why(found, record) or otherwise
+            why = found.left(record.operation) or _why(found, record) or otherwise(record)
             report.add(record.path, kind, "left", why)
 
 

@@ -12,6 +12,8 @@ from tfcompress.graph.flow import Call, Value
 from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler
 from tfcompress.surgery.channels.atoms import Axis, Kept
 from tfcompress.surgery.channels.elementwise import broadcast
+from tfcompress.surgery.channels.linear import from_config
+from tfcompress.surgery.channels.recurrent import RECURRENT, sequence
 
 
 def _inside(call: Call, found: Analysis, layer: Any, given: Value, made: Value) -> None:
@@ -25,12 +27,13 @@ def _inside(call: Call, found: Analysis, layer: Any, given: Value, made: Value) 
     check_config(layer)
     fresh = {id(slot.variable) for slot in outer.slots}
     outer.slots += [slot for slot in record.slots if id(slot.variable) not in fresh]
-    record.slots = []
+    if not any(other in found.flow.calls for other in record.calls):
+        record.slots = []  # where it is called outside as well, both hold them, and both stay
 
 
 def _smaller(found: Analysis, layer: Any, kept: Kept) -> Any:
     record = found.records[id(layer)]
-    new = record.rebuild(kept) if record.rebuild else type(layer).from_config(layer.get_config())
+    new = record.rebuild(kept) if record.rebuild else from_config(layer)
     new.name = layer.name
     return new
 
@@ -40,9 +43,7 @@ def _options(layer: Any) -> dict[str, Any]:
 
 
 def _time_distributed(call: Call, found: Analysis) -> None:
-    wrapper, value, (result,) = call.operation, call.inputs[0], call.results
-    if len(call.inputs) > 1:
-        raise Barrier("it is given a mask")
+    wrapper, value, (result,) = call.operation, sequence(call, found), call.results
     axes = found.axes(value)
     found.atoms.pin(axes[1])
     given = Value((value.shape[0], *value.shape[2:]), value.dtype)
@@ -56,8 +57,13 @@ def _time_distributed(call: Call, found: Analysis) -> None:
 
 
 def _bidirectional(call: Call, found: Analysis) -> None:
-    wrapper, (value,), (result,) = call.operation, call.inputs, call.results
+    wrapper, value = call.operation, sequence(call, found)
     both = (wrapper.forward_layer, wrapper.backward_layer)
+    if not all(isinstance(layer, RECURRENT) for layer in both):
+        raise Barrier("what the layers inside it do to single channels is not known")
+    if any(layer.return_state for layer in both):
+        raise Barrier("its state goes out")
+    result, *second = call.results
     channels: list[Axis] = []
     for layer in both:
         made = Value((*result.shape[:-1], layer.units), result.dtype)
@@ -66,7 +72,10 @@ def _bidirectional(call: Call, found: Analysis) -> None:
     axis: Axis
     # Keras takes both directions to be of one width.
     found.atoms.unite(*channels)
-    if wrapper.merge_mode == "concat":
+    if second:  # unmerged, each direction on its own
+        axis = channels[0]
+        found.give(second[0], [*[None] * (len(result.shape) - 1), channels[1]])
+    elif wrapper.merge_mode == "concat":
         parts: Sequence[Any] = channels
         axis = np.concatenate(parts)
     else:
