@@ -50,5 +50,13 @@ class CorruptFileError(CompressError):
     """A file is not what its name says: truncated, empty, random, or of another version."""
 
 
+def in_brief(error: Exception, length: int = 300) -> str:
+    """What an exception says, in one line, without the trace that TensorFlow puts before it."""
+    parts = str(error).split("\n\n")
+    traces = ("Graph execution error", "Detected at node")
+    said = [part for part in parts if not part.strip().startswith(traces)] or parts
+    return " ".join(" ".join(said).split())[:length]
+
+
 class DeviceError(CompressError):
     """A runtime, accelerator or device is missing, or refuses the model."""

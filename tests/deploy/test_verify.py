@@ -45,6 +45,22 @@ def test_the_layer_that_is_off_is_named_with_the_cause(trained, file, images):
     assert sum(report.histogram.values()) == 1000
 
 
+def test_layers_of_attention_are_found_by_name_and_shape():
+    """Its projections have names that the exporter numbers, as Keras numbers layers."""
+    inputs = keras.Input((10, 16))
+    x = keras.layers.MultiHeadAttention(2, 8)(inputs, inputs)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(4, activation="softmax")(x))
+    data = np.random.default_rng(0).normal(size=(32, 10, 16)).astype("float32")
+    qmodel = tfc.quantize_aware(model, calibration_data=data)
+    report = tfc.verify(qmodel, tfc.convert(qmodel, "int8"), data)
+    assert report.identical == 1.0
+    assert len(report.layers) > 8
+    off = [layer for layer in report.layers if layer.identical_so_far < 1]
+    assert not off, off
+    assert report.first_divergence is None
+
+
 def test_any_model_and_file_can_be_compared(small_model, float_file, int8_file, images):
     same = tfc.verify(small_model, float_file, images[0][:100])
     assert same.agreement == 1 and same.identical > 0.99 and same.max_lsb == 0

@@ -86,6 +86,13 @@ def test_errors():
         tfc.slim(b"no model")
     with pytest.raises(tfc.ConfigError, match="drop_metadata"):
         tfc.slim(int8_network(widths=(8, 8)), drop_metadata=[1])
+    with pytest.raises(tfc.ConfigError, match="drop_metadata"):
+        tfc.slim(int8_network(widths=(8, 8)), drop_metadata=3)
+
+
+def test_nothing_is_taken_out_in_negative_amounts():
+    slim = tfc.slim(int8_network(widths=(8, 8)), drop_metadata=None)
+    assert all(entry.details["bytes"] > 0 for entry in slim.report.entries)
 
 
 def test_what_the_writer_cannot_read_is_left(monkeypatch):

@@ -122,14 +122,17 @@ def test_files_that_are_gone_or_damaged(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
     before = digests(folder)
-    for name in ("stages/2_quantize.keras", "report.json"):
-        (folder / name).unlink()
-    run(folder)
-    assert digests(folder) == before, "what is missing is made again, the same"
-    with open(folder / "report.json", "ab") as file:
-        file.write(b" ")
-    with pytest.raises(tfc.CorruptFileError, match=r"report\.json"):
+    for names in (["stages/2_quantize.keras", "report.json"], ["model_int8.tflite"]):
+        for name in names:
+            (folder / name).unlink()
         run(folder)
+        assert digests(folder) == before, "what is missing is made again, the same"
+    for name in ("model_int8.tflite", "report.json"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content + b" ")
+        with pytest.raises(tfc.CorruptFileError, match=name):
+            run(folder)
+        (folder / name).write_bytes(content)
     (folder / "journal.json").write_text("{}")
     with pytest.raises(tfc.CorruptFileError, match="no journal"):
         run(folder)
@@ -240,6 +243,44 @@ def test_several_inputs_and_outputs_and_few_examples(tmp_path):
 def test_data_that_does_not_fit(tmp_path, data):
     with pytest.raises(tfc.DataError):
         tfc.Pipeline(["convert"]).run(network(), data, tmp_path / "run")
+
+
+def test_labels_of_classes_that_the_model_has_not(tmp_path):
+    x, y = examples()
+    for labels, said in ((y + 1, "from 1 to 2"), (y - 1, "from -1 to 0")):
+        with pytest.raises(tfc.DataError, match=rf"must be from 0 to 1\. Received: labels {said}"):
+            tfc.Pipeline(["convert"]).run(network(), (x, labels), tmp_path / "run")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    labels = np.where(np.arange(len(y)) % 5, y, -1)
+    tfc.Pipeline(["convert"]).run(network(), (x, labels), tmp_path / "ignored", loss=loss)
+
+
+def test_what_cannot_teach_is_told_before_anything_trains(tmp_path):
+    teacher = tmp_path / "teacher.keras"
+    step = {"train": {"train": {"epochs": 1, "distill": {"teacher": str(teacher)}}}}
+    pipeline = tfc.Pipeline([{"train": {"train": {"epochs": 1}}}, step])
+    teacher.write_bytes(b"junk")
+    with pytest.raises(tfc.ModelTypeError, match=r"needs its teacher's \.keras file, and"):
+        pipeline.run(network(), examples(), tmp_path / "run")
+    keras.Sequential([keras.Input((8,)), keras.layers.Dense(7)]).save(teacher)
+    with pytest.raises(tfc.ConfigError, match="must have the same outputs"):
+        pipeline.run(network(), examples(), tmp_path / "run")
+    for save_freq in (0, "x"):
+        with pytest.raises(tfc.ConfigError, match="save_freq"):
+            tfc.Pipeline(["convert"]).run(
+                network(), examples(), tmp_path / "other", save_freq=save_freq
+            )
+    assert not (tmp_path / "other").exists() and not list(tmp_path.rglob("*.tflite"))
+    assert not list(tmp_path.rglob("stages"))
+
+
+def test_a_distilled_model_stands_for_its_student(tmp_path):
+    student = network()
+    distilled = tfc.distill(student, tfc.strip(student))
+    distilled.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    result = tfc.Pipeline(["convert"]).run(distilled, examples(), tmp_path / "run")
+    assert result.files[0].read_bytes()
+    assert not isinstance(result.model, type(distilled))
 
 
 def test_a_model_that_is_none(tmp_path):

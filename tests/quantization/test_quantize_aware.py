@@ -107,6 +107,30 @@ def test_four_bits_are_stored_in_four_and_that_they_round_in_another_way_is_said
         assert "round twice" in report.first_divergence.cause
 
 
+def test_every_kind_of_kernel_is_stored_in_four_bits_where_the_format_can():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu")(inputs)
+    x = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2)(x)
+    x = layers.Conv2DTranspose(6, 2, strides=2, activation="relu")(x)
+    x = layers.SeparableConv2D(4, 3)(x)
+    x = layers.Dense(5)(layers.Flatten()(x))
+    model = keras.Model(inputs, x)
+    data = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32")
+    qmodel = tfc.quantize_aware(model, "int8-w4", calibration_data=data)
+    small = tfc.convert(qmodel, "int4")
+    assert any("1 transposed convolution(s) have their" in note for note in small.report.notes)
+    graph = small.parsed.subgraphs[0]
+    kernels = {
+        operator.name: graph.tensors[operator.inputs[1]].dtype
+        for operator in graph.operators
+        if operator.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+    }
+    assert kernels.pop("TRANSPOSE_CONV") == "int8"
+    assert set(kernels.values()) == {"int4"}
+    off = {layer.operator: layer.max_lsb for layer in tfc.verify(qmodel, small, data).layers}
+    assert off.pop("TRANSPOSE_CONV") == 0 and max(off.values()) <= 1
+
+
 @pytest.mark.parametrize("shape", [(8,), (3, 8), (4, 4, 8)])
 @pytest.mark.parametrize("merge", ["Add", "Multiply", "Subtract"])
 def test_a_shared_layer_joined_with_itself(merge, shape):

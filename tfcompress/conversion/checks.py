@@ -222,6 +222,20 @@ def report_placement(tflite: TFLiteModel) -> None:
         )
 
 
+def report_wider(tflite: TFLiteModel) -> None:
+    """Notes kernels that are stored in 8 bits where 4 were asked for."""
+    graph = tflite.parsed.subgraphs[0]
+    count = sum(
+        operator.name == "TRANSPOSE_CONV" and graph.tensors[operator.inputs[1]].dtype == "int8"
+        for operator in graph.operators
+    )
+    if count:
+        tflite.report.notes.append(
+            f"{count} transposed convolution(s) have their weights in 8 bits: TRANSPOSE_CONV has "
+            "no form with 4."
+        )
+
+
 def report_shared(tflite: TFLiteModel, layers: Collection[str]) -> None:
     """Says how many different integers kernels hold whose weights share values.
 

@@ -171,6 +171,8 @@ def convert(
                     )
             if settings.all_integer:
                 checks.report_shared(result, _sharing(model))
+            if settings.stored_bits == 4:
+                checks.report_wider(result)
         return result, dense
 
     result, dense = converted()

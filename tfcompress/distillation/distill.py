@@ -110,7 +110,7 @@ def distill(
     teachers: list[Any] = []
     if cached is None:
         teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
-        _check_teachers(student, teachers)
+        check_teachers(student, teachers)
     number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
     if not number or not 0 < temperature < float("inf"):
         raise ConfigError(f"`temperature` must be a number above 0. Received: {temperature!r}")
@@ -151,7 +151,13 @@ def distill(
         )
 
 
-def _check_teachers(student: Any, teachers: list[Any]) -> None:
+def check_teachers(student: Any, teachers: list[Any]) -> None:
+    """Checks that models can teach another.
+
+    Raises:
+        ModelTypeError: one of them is no built Keras 3 model.
+        ConfigError: none, or one with other inputs or outputs, or with weights of the student.
+    """
     if not teachers:
         raise ConfigError("`teacher` must be a model, or a list of at least one. Received: []")
     trained = {id(variable): variable for variable in student.trainable_variables}
@@ -161,6 +167,11 @@ def _check_teachers(student: Any, teachers: list[Any]) -> None:
                 "`teacher` must be a keras.Model or a list of them. What a teacher has said comes "
                 "as tfc.CachedTeacher(path of tfc.cache_teacher) or tfc.CachedTeacher(outputs, x). "
                 f"Received: {type(teacher).__name__} ({teacher!r:.80})"
+            )
+        if not isinstance(teacher, keras.Model):
+            raise ModelTypeError(
+                "`teacher` must be a keras.Model, a list of them, or a tfc.CachedTeacher. "
+                f"Received: {type(teacher).__name__}"
             )
         check_built(teacher, "tfc.distill")
         both = [v.path for v in teacher.variables if id(v) in trained]

@@ -252,7 +252,10 @@ def _checked(container: memoryview, max_size: int) -> tuple[int, bytes, Cursor]:
         raise damaged("the last four bytes are the checksum of the others", "another checksum")
     size = cursor.varint()
     if size > max_size:
-        raise damaged(f"the original has at most max_size={max_size} bytes", size)
+        raise CorruptFileError(
+            f"The original must have at most max_size={max_size:,} bytes. Received: a container of "
+            f"{size:,}. Pass a larger max_size if you trust where it comes from."
+        )
     if size > len(container) * _RATIO + _SLACK:
         raise damaged(f"{len(container)} bytes do not stand for a file that large", size)
     digest = bytes(cursor.take(_DIGEST))

@@ -23,7 +23,7 @@ def slim(
     source: str | os.PathLike[str] | bytes | TFLiteModel,
     *,
     keep_names: bool = False,
-    drop_metadata: Iterable[str] = NEEDLESS,
+    drop_metadata: Iterable[str] | None = NEEDLESS,
 ) -> TFLiteModel:
     """Takes out of a `.tflite` what no runtime reads; weights and arithmetic stay as they are.
 
@@ -37,7 +37,7 @@ def slim(
         source: path, bytes or a `TFLiteModel`.
         keep_names: keep the names of all tensors: for `tfc.verify` and reports, which find layers
             by them.
-        drop_metadata: names of metadata to take out.
+        drop_metadata: names of metadata to take out; None for none.
 
     Returns:
         A new model; `.report` says what went, in bytes.
@@ -52,9 +52,10 @@ def slim(
         >>> print(smaller.report)
     """
     tflite = TFLiteModel(source)
-    names = [drop_metadata] if isinstance(drop_metadata, str) else list(drop_metadata)
+    given = [] if drop_metadata is None else drop_metadata
+    names = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     if not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"`drop_metadata` must be names. Received: {names!r:.80}")
+        raise ConfigError(f"`drop_metadata` must be names. Received: {drop_metadata!r:.80}")
     report = CompressionReport("slim")
     content = _tried(tflite, keep_names, names, report)
     if len(content) >= len(tflite.content):
@@ -98,10 +99,10 @@ def _slimmed(
     def gone(name: str, kind: str, share: bool = False, **details: Any) -> None:
         nonlocal size
         now = len(packed(model, share=share))
-        if now != size:
+        if now < size:
             action = "stored once" if share else "taken out"
             report.add(name, kind, action, bytes=size - now, **details)
-        size = now
+        size = min(size, now)  # (what is left may lie in more words, for alignment)
 
     dropped = [entry for entry in model.metadata or [] if _text(entry.name) in drop]
     model.metadata = [entry for entry in model.metadata or [] if entry not in dropped] or None

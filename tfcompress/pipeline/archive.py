@@ -44,12 +44,13 @@ def dump(model: Any) -> bytes:
         return _normalised(path.read_bytes())
 
 
-def load(path: Path, like: Any) -> Any:
+def load(path: Path, like: Any, what: str = "the .keras file of the step before") -> Any:
     """The model of a `.keras` file, not compiled.
 
     Args:
         path: the file.
         like: a model whose classes the file may name.
+        what: the file is, for errors.
 
     Raises:
         ModelTypeError: Keras cannot load it.
@@ -63,8 +64,8 @@ def load(path: Path, like: Any) -> Any:
             return keras.models.load_model(path, compile=False)
     except Exception as error:
         raise ModelTypeError(
-            "A pipeline goes on from the .keras file of the step before, and Keras cannot load "
-            f"{path.name!r}: {type(error).__name__}: {error}. Register the classes of your own "
+            f"A pipeline needs {what}, and Keras cannot load {str(path)!r}: "
+            f"{type(error).__name__}: {error}. Register the classes of your own "
             "layers (keras.saving.register_keras_serializable), and let get_config tell all of "
             "their arguments."
         ) from error

@@ -149,8 +149,13 @@ class Journal:
         return self._intact(self.steps[place]["files"])
 
     def complete(self) -> bool:
-        """Whether the run is done and its files are there."""
-        return bool(self.finished) and self._intact(self.finished)
+        """Whether the run is done and all of its files are there.
+
+        Raises:
+            CorruptFileError: one of them has changed.
+        """
+        steps = all(self.intact(place) for place in range(len(self.steps)))
+        return steps and bool(self.finished) and self._intact(self.finished)
 
     def _intact(self, files: dict[str, str]) -> bool:
         for name, digest in files.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.errors import ConfigError
+from tfcompress.errors import ConfigError, DataError
 
 _LOOKED_AT = 256  # outputs that show whether a model ends in probabilities
 
@@ -141,6 +141,7 @@ def choose(model: Any, data: Any, loss: Any, metrics: Any, loss_weights: Any) ->
 
     Raises:
         ConfigError: losses that do not fit the outputs, or none that can be chosen.
+        DataError: labels of classes that the model has not.
     """
     outputs = outputs_of(model, data.validation_inputs(_LOOKED_AT))
     notes = []
@@ -164,6 +165,10 @@ def choose(model: Any, data: Any, loss: Any, metrics: Any, loss_weights: Any) ->
     else:
         rows = [_listed(own) for own in _spread("metrics", metrics, outputs)]
     _check_names(losses, rows)
+    for name, own, values, *labels in zip(
+        outputs.names, losses, outputs.values, data.y, data.y_val, strict=True
+    ):
+        _check_classes(name, own, values, labels)
     weights = None if loss_weights is None else _spread("loss_weights", loss_weights, outputs)
     return Objective(outputs, losses, weights, rows, notes)
 
@@ -182,6 +187,24 @@ def _check_names(losses: list[Any], metrics: list[list[Any]]) -> None:
             raise ConfigError(
                 f"`{what}` must be objects, functions, or names that Keras knows. Received: {own!r}"
             ) from None
+
+
+def _check_classes(name: str, loss: Any, values: np.ndarray, labels: list[np.ndarray]) -> None:
+    """Checks labels that are numbers of classes."""
+    if "sparse_categorical_crossentropy" not in _name(loss) or values.ndim < 2:
+        return
+    config: dict[str, Any] = getattr(loss, "get_config", dict)()
+    ignored = config.get("ignore_class")
+    found = [np.asarray(own).reshape(-1) for own in labels]
+    found = [own if ignored is None else own[own != ignored] for own in found]
+    found = [own for own in found if own.size]
+    low = min((own.min() for own in found), default=0)
+    high = max((own.max() for own in found), default=0)
+    if low < 0 or high >= values.shape[-1]:
+        raise DataError(
+            f"Labels of the output {name!r}, which has {values.shape[-1]} classes, must be from 0 "
+            f"to {values.shape[-1] - 1}. Received: labels from {low} to {high}"
+        )
 
 
 def _of_model(model: Any) -> tuple[Any, Any, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from tfcompress.errors import CompressError, ConfigError, DataError
+from tfcompress.errors import CompressError, ConfigError, DataError, in_brief
 from tfcompress.files import read_bytes
 from tfcompress.pipeline import archive, fitting
 from tfcompress.pipeline import data as examples
@@ -24,6 +24,7 @@ from tfcompress.pipeline.steps import Step, kept_before
 from tfcompress.progress import Progress, shown
 from tfcompress.quiet import quiet_tensorflow
 from tfcompress.report import CompressionReport
+from tfcompress.resume.callback import check_save_freq
 
 if TYPE_CHECKING:
     from tfcompress.pipeline.pipeline import Pipeline
@@ -85,13 +86,17 @@ class Run:
         progress: bool,
     ) -> PipelineResult:
         """Runs what is not done yet."""
+        from tfcompress import registry
         from tfcompress.conversion.export import check_model
 
+        model = registry.student_of(model)
         check_model(model)
+        check_save_freq(self.save_freq)
         with locked(self.out), shown(progress) as self._progress, quiet_tensorflow():
             self._progress.start("reading model and data")
             self._journal = Journal(self.out, anew=overwrite)
             self._like = model
+            self._check_teachers()
             with alone(self.pipeline.seed, deterministic=self.deterministic):
                 self._data = examples.gather(data, validation, model)
                 self._objective = choose(model, self._data, **options)
@@ -131,6 +136,14 @@ class Run:
                 )
         return paths
 
+    def _check_teachers(self) -> None:
+        """Before anything trains: teachers that cannot be loaded, or teach something else."""
+        from tfcompress.distillation.distill import check_teachers
+
+        for path in self._teachers():
+            teacher = archive.load(Path(path), self._like, "its teacher's .keras file")
+            check_teachers(self._like, [teacher])
+
     def _run_all(self, original: bytes) -> None:
         steps = self.pipeline.steps
         place = 0  # the original, then the steps
@@ -161,11 +174,10 @@ class Run:
             except (ValueError, TypeError, tf.errors.OpError) as error:
                 if isinstance(error, CompressError):
                     raise
-                said = " ".join(str(error).split())
                 raise DataError(
                     f"Labels, losses and metrics must fit the model's outputs "
                     f"{self._objective.outputs.names}. Received: {self._objective.describe()}, "
-                    f"with which Keras raises {type(error).__name__}: {said:.300}"
+                    f"with which Keras raises {type(error).__name__}: {in_brief(error)}"
                 ) from error
         self._journal.add(0, files, _record(rows, None, {}))
 
@@ -250,7 +262,7 @@ class Run:
     def _teacher(self, name: str) -> Any:
         if name == "original":
             return self._stage(0)
-        return archive.load(Path(name), self._like)
+        return archive.load(Path(name), self._like, "its teacher's .keras file")
 
     def _last_files(self) -> dict[str, bytes]:
         import tfcompress as tfc

@@ -143,17 +143,18 @@ def _matched(model: keras.Model, tflite: TFLiteModel) -> tuple[list[_Match], lis
                 continue
             for part in re.split("[;/]", tensor.name):
                 for name in {part, re.sub(r"_\d+$", "", part)}:
-                    named.setdefault(name, []).append((tensor, op.name))
+                    named.setdefault(name, []).append((tensor, op.name, name != part))
     for node in quantized_calls(model):
         layer = node.operation
         if layer.output_source is None:
             continue
         grid = known(layer.output_source)
         scale, zero = float(grid.scale), float(grid.zero_point)
-        size = int(np.prod([s or 1 for s in node.outputs[0].shape[1:]]))
+        sizes = [s or 1 for s in node.outputs[0].shape[1:]]
+        size = int(np.prod(sizes))
         fitting = [
-            (tensor, operator)
-            for tensor, operator in named.get(layer.name, [])
+            (tensor, operator, numbered)
+            for tensor, operator, numbered in named.get(layer.name, [])
             if len(tensor.quantization.scales) == 1
             and np.float32(tensor.quantization.scales[0]) == np.float32(scale)
             and int(tensor.quantization.zero_points[0]) == zero
@@ -162,9 +163,21 @@ def _matched(model: keras.Model, tflite: TFLiteModel) -> tuple[list[_Match], lis
         if not fitting:
             lost.append(layer.name)
             continue
-        tensor, operator = next((f for f in fitting if f[1] != "RESHAPE"), fitting[0])
+
+        def likely(candidate: Any, sizes: list[int] = sizes) -> tuple[bool, ...]:
+            # The exporter numbers names, by which they may come to be those of other layers.
+            tensor, operator, numbered = candidate
+            return _without_ones(tensor.shape[1:]) == _without_ones(sizes), numbered, (
+                operator != "RESHAPE"
+            )  # fmt: skip
+
+        tensor, operator, _ = max(fitting, key=likely)
         found.append(_Match(node, tensor.index, operator, scale, zero))
     return found, lost
+
+
+def _without_ones(shape: Any) -> list[int]:
+    return [int(size) for size in shape if size != 1]
 
 
 def quantized_calls(model: keras.Model) -> list[Any]:

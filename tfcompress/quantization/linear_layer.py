@@ -311,7 +311,9 @@ class QuantizedLinear(QuantizedLayer):
             y = y if added is None else tf.nn.bias_add(y, added)
             y = activate(y, self.activation)
             return fake_quant(y, known(self.output_source), self.name)
-        bits = 8 if self.weight_bits > modes.export_bits() else modes.export_bits()
+        bits = modes.export_bits()
+        if self.weight_bits > bits or self.kind == "transpose":  # TRANSPOSE_CONV has no int4 form
+            bits = 8
         low, high = grids.fake_quant_range(weights, bits=bits, narrow=True)
         shape = real.shape
         if self.kind == "depthwise":

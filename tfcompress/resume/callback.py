@@ -21,6 +21,20 @@ from tfcompress.variables import value_of
 _NAME = "training.save"
 
 
+def check_save_freq(save_freq: Any) -> None:
+    """Checks how often a training is to be saved.
+
+    Raises:
+        ConfigError: neither `"epoch"` nor a number of batches.
+    """
+    number = isinstance(save_freq, int) and not isinstance(save_freq, bool)
+    if not (number and int(save_freq) >= 1) and save_freq != "epoch":
+        raise ConfigError(
+            "`save_freq` must be 'epoch' or a number of batches of at least 1. "
+            f"Received: {save_freq!r:.80}"
+        )
+
+
 class Resume(keras.callbacks.Callback):
     """Saves training as it goes on, and goes on from the last save when `fit` is called again.
 
@@ -90,12 +104,7 @@ class Resume(keras.callbacks.Callback):
         super().__init__()
         if not isinstance(directory, (str, os.PathLike)) or not os.fspath(directory):
             raise ConfigError(f"`directory` must be a path. Received: {directory!r:.80}")
-        number = isinstance(save_freq, int) and not isinstance(save_freq, bool)
-        if not (number and int(save_freq) >= 1) and save_freq != "epoch":
-            raise ConfigError(
-                "`save_freq` must be 'epoch' or a number of batches of at least 1. "
-                f"Received: {save_freq!r:.80}"
-            )
+        check_save_freq(save_freq)
         self.directory = Path(directory)
         self.save_freq = save_freq
         self.keep = keep

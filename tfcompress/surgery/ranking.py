@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tfcompress.errors import ConfigError, DataError
+from tfcompress.errors import ConfigError, DataError, in_brief
 from tfcompress.surgery.blocks import Block
 
 if TYPE_CHECKING:
@@ -196,10 +196,9 @@ def _loss(
                 infer = tf.function(lambda x: model(x, training=False), input_signature=signature)
             value = measure(y, infer(inputs))
         except Exception as error:
-            said = " ".join(str(error).split())
             raise DataError(
                 "`data` must fit the model and the loss. Received: data with which the model "
-                f"{model.name!r} raises {type(error).__name__}: {said:.300}"
+                f"{model.name!r} raises {type(error).__name__}: {in_brief(error)}"
             ) from error
         examples = len(np.asarray(keras.tree.flatten(y)[0]))
         total, count = total + value * examples, count + examples

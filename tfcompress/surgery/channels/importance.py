@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.errors import ConfigError, DataError
+from tfcompress.errors import ConfigError, DataError, in_brief
 from tfcompress.graph.calls import functional
 from tfcompress.surgery.channels.analysis import Analysis, Slot
 from tfcompress.surgery.channels.units import Family
@@ -181,10 +181,9 @@ def check_importance(importance: Any, data: Any) -> None:
 
 def misfit(model: Any, error: Exception) -> DataError:
     """What to raise where a model cannot take the data."""
-    said = " ".join(str(error).split())
     return DataError(
         f"`data` must fit the model. Received: data with which the model {model.name!r} raises "
-        f"{type(error).__name__}: {said:.300}"
+        f"{type(error).__name__}: {in_brief(error)}"
     )
 
 
