@@ -212,7 +212,8 @@ def attention():
     x = x + layers.MultiHeadAttention(4, 6, value_dim=5)(x, x)
     x = x + layers.Dense(12)(layers.Dense(16, activation="relu")(x))
     x = x + layers.MultiHeadAttention(2, 4, use_bias=False)(x, layers.Dense(7)(x))
-    x = x + layers.GroupQueryAttention(4, 4, 2)(x, x)
+    x = x + layers.GroupQueryAttention(4, 6, 3)(x, x)
+    x = x + layers.GroupQueryAttention(4, 4, 2, use_gate=True, use_bias=False)(x, x)
     return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
 
 

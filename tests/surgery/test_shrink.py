@@ -469,3 +469,14 @@ def test_data_with_weights_of_examples_and_bad_values():
     with pytest.raises(ConfigError, match="seed"):
         tfc.shrink(model, 0.4, importance="random", seed="a")
     assert len(tfc.ShrinkSchedule(np.int64(2), ratio=np.float32(0.3)).shares) == 2
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "taylor"])
+def test_heads_that_share_keys_go_together(importance):
+    inputs = keras.Input((6, 12))
+    x = layers.GroupQueryAttention(8, 8, 4, name="heads")(inputs, inputs)
+    model = scramble(keras.Model(inputs, layers.Dense(2)(x)))
+    data = (examples(model, 16), np.zeros((16, 6, 2)))
+    options = {"importance": importance, "data": data, "loss": "mse", "restore": False}
+    smaller = tfc.shrink(model, 0.5, **options).get_layer("heads")
+    assert (smaller.num_query_heads, smaller.num_key_value_heads, smaller.head_dim) == (4, 2, 8)

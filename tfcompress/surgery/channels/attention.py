@@ -1,9 +1,13 @@
-"""Attention: whole heads go, and widths of queries, keys and values in all heads at once."""
+"""Attention: whole heads go, and widths of queries, keys and values in all heads at once.
+
+Of grouped queries, the heads that share keys and values go together, and widths stay.
+"""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 from keras import layers
 
 from tfcompress.graph.flow import Call, Value
@@ -32,6 +36,13 @@ def _last(call: Call, found: Analysis) -> list[Axis]:
         found.same(call, name, found.axes(value)[-1])
         for name, value in zip(("query", "value", "key"), attended, strict=True)
     ]
+
+
+def _say_reads(call: Call, found: Analysis, *atoms: Axis) -> None:
+    """Says what the projections of query, value and key read."""
+    inputs = list(map(id, call.inputs))
+    pairs = zip(_attended(call), atoms, strict=True)
+    found.reads(call, *((inputs.index(id(one)), len(one.shape) - 1, own) for one, own in pairs))
 
 
 def _multi_head(call: Call, found: Analysis) -> None:
@@ -70,11 +81,7 @@ def _multi_head(call: Call, found: Analysis) -> None:
         Slot(output.bias, (made,), (0,)),
     ]
     found.set_weights(call, *slots)
-    inputs = list(map(id, call.inputs))
-    found.reads(call, *(
-        (inputs.index(id(one)), len(one.shape) - 1, atoms)
-        for one, atoms in zip(_attended(call), (query, value, key), strict=True)
-    ))  # fmt: skip
+    _say_reads(call, found, query, value, key)
     found.record(call).rebuild = lambda kept: from_config(
         layer,
         num_heads=kept.count(heads),
@@ -86,29 +93,42 @@ def _multi_head(call: Call, found: Analysis) -> None:
 
 
 def _grouped_query(call: Call, found: Analysis) -> None:
-    """Its heads stay: queries share keys. What it reads and gives are channels all the same."""
+    """A head of keys and values goes with all the heads of queries that look at it."""
     layer = call.operation
     if len(call.results) > 1:
         raise Barrier("its scores are read")
-    if getattr(layer, "_gate_dense", None) is not None:
-        raise Barrier("its output is gated")
     query, value, key = _last(call, found)
+    groups = found.make(call, "key-value heads", layer.num_key_value_heads, rounded=False)
+    each = layer.num_query_heads // layer.num_key_value_heads
+    heads = np.repeat(groups, each)
     slots = []
-    for dense, read in (
-        (layer._query_dense, query), (layer._key_dense, key), (layer._value_dense, value),
-    ):  # fmt: skip
-        slots += [
-            Slot(dense.kernel, (read, None, None), reads=(0,)),
-            Slot(dense.bias, (None,) * len(dense.bias.shape)) if dense.bias is not None else None,
-        ]
+    for dense, read, own in (
+        (layer._query_dense, query, heads),
+        (getattr(layer, "_gate_dense", None), query, heads),
+        (layer._key_dense, key, groups),
+        (layer._value_dense, value, groups),
+    ):
+        if dense is not None:
+            slots += [
+                Slot(dense.kernel, (read, own, None), (1,), (0,)),
+                Slot(dense.bias, (own, None)),
+            ]
     made: Axis = None
     if query is not None:  # it gives as many channels as its queries have
         made = found.make(call, "channels", len(query))
         found.atoms.unite(made, query)
     output = layer._output_dense
-    slots += [Slot(output.kernel, (None, None, made), makes=(2,))]
-    slots += [Slot(output.bias, (made,), makes=(0,))] if output.bias is not None else []
-    found.set_weights(call, *(slot for slot in slots if slot is not None))
+    slots += [
+        Slot(output.kernel, (heads, None, made), (2,), (0,)),
+        Slot(output.bias, (made,), (0,)),
+    ]
+    found.set_weights(call, *slots)
+    _say_reads(call, found, query, value, key)
+    found.record(call).rebuild = lambda kept: from_config(
+        layer,
+        num_query_heads=kept.count(groups) * each,
+        num_key_value_heads=kept.count(groups),
+    )
     found.give(call.results[0], (*[None] * (len(call.results[0].shape) - 1), made))
 
 

@@ -29,8 +29,9 @@ class Cost:
         self._calls = []
         for call in found.flow.calls:
             rule = rule_of(call.operation)
-            values = [*call.inputs, *call.results]
-            if rule is not None and any(a is not None for v in values for a in found.axes(v)):
+            axes = [a for v in (*call.inputs, *call.results) for a in found.axes(v)]
+            axes += [a for slot in found.records[id(call.operation)].slots for a in slot.axes]
+            if rule is not None and any(axis is not None for axis in axes):
                 read = operands(call.operation, call.args, call.kwargs)
                 before = rule(
                     call.operation, [shape_of(v) for v in read], [v.shape for v in call.results]
@@ -75,7 +76,7 @@ class _Smaller:
     # Attributes of MultiHeadAttention, and which of the kernel's axes says how large they are now.
     _SIZES = {  # noqa: RUF012
         "num_heads": ("_query_dense", 1), "key_dim": ("_query_dense", 2),
-        "value_dim": ("_value_dense", 2),
+        "value_dim": ("_value_dense", 2), "num_query_heads": ("_query_dense", 1),
     }  # fmt: skip
 
     def __init__(self, record: Record, kept: Kept, part: Any = None) -> None:
