@@ -5,6 +5,8 @@ A message states the rule that was broken, what was received, and what to do.
 
 from __future__ import annotations
 
+import re
+
 
 class CompressError(Exception):
     """Base of all tfcompress errors: catch this to catch them all."""
@@ -51,8 +53,8 @@ class CorruptFileError(CompressError):
 
 
 def in_brief(error: Exception, length: int = 300) -> str:
-    """What an exception says, in one line, without the trace that TensorFlow puts before it."""
-    parts = str(error).split("\n\n")
+    """What an exception says, in one line: no trace, as TensorFlow puts before it, no colours."""
+    parts = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split("\n\n")
     traces = ("Graph execution error", "Detected at node")
     said = [part for part in parts if not part.strip().startswith(traces)] or parts
     return " ".join(" ".join(said).split())[:length]

@@ -471,7 +471,7 @@ def test_data_with_weights_of_examples_and_bad_values():
     assert len(tfc.ShrinkSchedule(np.int64(2), ratio=np.float32(0.3)).shares) == 2
 
 
-@pytest.mark.parametrize("importance", ["magnitude", "taylor"])
+@pytest.mark.parametrize("importance", ["magnitude", "taylor", "activation"])
 def test_heads_that_share_keys_go_together(importance):
     inputs = keras.Input((6, 12))
     x = layers.GroupQueryAttention(8, 8, 4, name="heads")(inputs, inputs)
@@ -480,3 +480,21 @@ def test_heads_that_share_keys_go_together(importance):
     options = {"importance": importance, "data": data, "loss": "mse", "restore": False}
     smaller = tfc.shrink(model, 0.5, **options).get_layer("heads")
     assert (smaller.num_query_heads, smaller.num_key_value_heads, smaller.head_dim) == (4, 2, 8)
+
+
+def test_heads_by_what_they_give():
+    """Whose values are small goes, whatever its weights behind them."""
+    inputs = keras.Input((6, 12))
+    x = layers.MultiHeadAttention(4, 8, name="heads")(inputs, inputs)
+    model = scramble(keras.Model(inputs, layers.Dense(2)(x)))
+    layer = model.get_layer("heads")
+    value, output = layer._value_dense, layer._output_dense
+    kept = np.array([1, 0.01, 1, 0.01])
+    value.kernel.assign(np.array(value.kernel) * kept[:, None])
+    value.bias.assign(np.array(value.bias) * kept[:, None])
+    output.kernel.assign(np.array(output.kernel) / kept[:, None, None])
+    smaller = tfc.shrink(
+        model, 0.45, importance="activation", data=examples(model, 16), restore=False
+    ).get_layer("heads")
+    assert smaller.num_heads == 2
+    np.testing.assert_array_equal(smaller._value_dense.kernel, np.array(value.kernel)[:, [0, 2]])

@@ -190,16 +190,16 @@ def misfit(model: Any, error: Exception) -> DataError:
 def _activation(found: Analysis, model: Any, data: Any) -> np.ndarray:
     """Mean |activation| where weights read it."""
     tally = Tally(found)
+    read = {key: record.read for key, record in found.records.items()} | _read_inside(found)
 
     def see(layer: Any, given: Any) -> None:
-        record = found.records.get(id(layer))
-        if record is None or not record.read:
+        if not read.get(id(layer)):
             return
         tensors = [t for t in keras.tree.flatten(given) if keras.ops.is_tensor(t)]
-        for number, axis, atoms in record.read:
+        for number, axis, atoms in read[id(layer)]:
             if number < len(tensors) and tensors[number].shape[axis] == len(atoms):
                 values = np.abs(np.asarray(tensors[number], np.float64))
-                others = tuple(n for n in range(values.ndim) if n != axis)
+                others = tuple(n for n in range(values.ndim) if n != axis % values.ndim)
                 tally.add(atoms, values.mean(others))
 
     for x in inputs_of(data):
@@ -210,6 +210,21 @@ def _activation(found: Analysis, model: Any, data: Any) -> np.ndarray:
                 raise misfit(model, error) from error
     check_finite(tally.sums)
     return np.where(tally.counts > 0, tally.sums / np.maximum(tally.counts, 1), np.nan)
+
+
+def _read_inside(found: Analysis) -> dict[int, list[tuple[int, int, np.ndarray]]]:
+    """What the last projections of attention layers read: heads, and what each of them gives."""
+    result: dict[int, list[tuple[int, int, np.ndarray]]] = {}
+    for record in found.records.values():
+        dense: Any = getattr(record.operation, "_output_dense", None)
+        for slot in record.slots:
+            if dense is not None and slot.variable is dense.kernel:
+                result[id(dense)] = [
+                    (0, number - 2, axis)
+                    for number, axis in enumerate(slot.axes[:2])
+                    if axis is not None
+                ]
+    return result
 
 
 def check_finite(values: np.ndarray) -> None:
