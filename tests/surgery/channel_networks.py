@@ -205,6 +205,16 @@ def mixer():
     return keras.Model(inputs, [layers.Dense(3)(layers.GlobalAveragePooling1D()(x)), z])
 
 
+def moved():
+    """What turns images round, and stacks and takes them apart again."""
+    inputs = keras.Input((8, 8, 3))
+    x = conv(8, activation="relu")(inputs)
+    y = ops.roll(ops.flip(x, axis=(1, -1)), 2, axis=2)
+    one, two = ops.unstack(ops.stack([conv(8)(x), y], axis=1), axis=1)
+    z = ops.take(conv(6, activation="relu")(one + two), np.array([0, 3, 5]), axis=1)
+    return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(ops.stack([z, z], axis=-2))))
+
+
 def attention():
     """Transformer layers without normalisation, which no removal leaves as it is."""
     inputs = keras.Input((6, 5))
@@ -235,7 +245,7 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
     for build in (
         plain, sequential, residual, dense_block, squeeze_excite, separable, resized, grouped,
         shuffled, split, shared_and_nested, inside, sequence, volume, recurrent, wrapped, masked,
-        mixer, attention, attention_by_hand,
+        mixer, moved, attention, attention_by_hand,
     )
 }  # fmt: skip
 

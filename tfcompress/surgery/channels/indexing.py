@@ -10,6 +10,7 @@ import numpy as np
 from tfcompress.graph.flow import Call, Value
 from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler
 from tfcompress.surgery.channels.atoms import Axis, Kept
+from tfcompress.surgery.channels.elementwise import broadcast
 
 
 def _split(call: Call, found: Analysis) -> None:
@@ -111,17 +112,79 @@ def _pad(call: Call, found: Analysis) -> None:
     found.give(result, axes)
 
 
+def _numbers(axis: Any, rank: int) -> list[int]:
+    """Axes that an operation names, counted from 0; all for None."""
+    given = range(rank) if axis is None else axis if isinstance(axis, (tuple, list)) else [axis]
+    return [number % rank for number in given]
+
+
+def _flip(call: Call, found: Analysis) -> None:
+    value, (result,) = call.inputs[0], call.results
+    axes = list(found.axes(value))
+    for number in _numbers(call.operation.axis, len(axes)):
+        axis = axes[number]
+        axes[number] = None if axis is None else axis[::-1]
+    found.give(result, axes)
+
+
+def _roll(call: Call, found: Analysis) -> None:
+    value, (result,) = call.inputs[0], call.results
+    axes = found.axes(value)
+    if any(axes[number] is not None for number in _numbers(call.operation.axis, len(axes))):
+        raise Barrier("it moves channels by a fixed number of places")
+    found.give(result, axes)
+
+
+def _take(call: Call, found: Analysis) -> None:
+    value, (result,) = call.inputs[0], call.results
+    axes, number = list(found.axes(value)), call.operation.axis
+    if len(call.inputs) > 1 or number is None:
+        raise Barrier("which elements it takes is computed, or of all axes")
+    number %= len(axes)
+    if axes[number] is not None:
+        raise Barrier("it takes single channels")
+    more = len(result.shape) - len(value.shape) + 1
+    found.give(result, [*axes[:number], *[None] * more, *axes[number + 1 :]])
+
+
+def _stack(call: Call, found: Analysis) -> None:
+    (result,), values = call.results, call.inputs
+    if len(keras.tree.flatten((call.args, call.kwargs))) != len(values):
+        raise Barrier("it joins tensors with constants")
+    axes: list[Axis] = []
+    for number, size in enumerate(values[0].shape):
+        here = [((size,), (found.axes(value)[number],)) for value in values]
+        axes += broadcast(found, here, 1)
+    axes.insert(call.operation.axis % len(result.shape), None)
+    found.give(result, axes)
+
+
+def _unstack(call: Call, found: Analysis) -> None:
+    axes = list(found.axes(call.inputs[0]))
+    if axes.pop(call.operation.axis) is not None:
+        raise Barrier("it takes single channels")
+    for result in call.results:
+        found.give(result, axes)
+
+
 def handlers() -> dict[type, Handler]:
     """The classes that this file knows."""
-    from keras.src.ops import numpy
+    from keras.src.ops import core, numpy
 
     return {
         numpy.Split: _split,
         numpy.GetItem: _get_item,
         numpy.Repeat: _repeat,
         numpy.Pad: _pad,
+        numpy.Flip: _flip,
+        numpy.Roll: _roll,
+        numpy.Take: _take,
+        numpy.Stack: _stack,
+        core.Unstack: _unstack,
     }
 
 
 # As in `shapes`.
-MOVING: tuple[Handler, ...] = (_split, _get_item, _repeat, _pad)
+MOVING: tuple[Handler, ...] = (
+    _split, _get_item, _repeat, _pad, _flip, _roll, _take, _stack, _unstack,
+)  # fmt: skip
