@@ -183,12 +183,12 @@ NETWORKS = {
         },
     ),
     "CIFAR-10, MobileNet-style": Network(
-        cifar10, mobilenet_style, ((20, 3e-3),), 10, 3e-3,
-        {"shrink 0.5": shrunk(0.5, 8, first=False), "shrink 0.7": shrunk(0.7, 8, first=False)},
+        cifar10, mobilenet_style, ((20, 3e-3),), 20, 3e-3,
+        {"shrink 0.5": shrunk(0.5, 8, first=False), "shrink 0.6": shrunk(0.6, 8, first=False)},
         COPIES, batch_size=64,
     ),
     "Fashion-MNIST, depthwise-separable": Network(
-        fashion, lambda: tfc.models.mobilenet_small((28, 28, 1), 10), ((4, 2e-3), (2, 3e-4)), 6,
+        fashion, lambda: tfc.models.mobilenet_small((28, 28, 1), 10), ((4, 2e-3), (2, 3e-4)), 12,
         2e-3, {"shrink 0.4": shrunk(0.4), "shrink 0.5": shrunk(0.5), "shrink 0.65": shrunk(0.65)},
     ),
     "Fashion-MNIST, VGG-style": Network(
