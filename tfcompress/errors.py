@@ -52,13 +52,13 @@ class CorruptFileError(CompressError):
     """A file is not what its name says: truncated, empty, random, or of another version."""
 
 
+class DeviceError(CompressError):
+    """A runtime, accelerator or device is missing, or refuses the model."""
+
+
 def in_brief(error: Exception, length: int = 300) -> str:
     """What an exception says, in one line: no trace, as TensorFlow puts before it, no colours."""
     parts = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split("\n\n")
     traces = ("Graph execution error", "Detected at node")
     said = [part for part in parts if not part.strip().startswith(traces)] or parts
     return " ".join(" ".join(said).split())[:length]
-
-
-class DeviceError(CompressError):
-    """A runtime, accelerator or device is missing, or refuses the model."""

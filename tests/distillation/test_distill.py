@@ -396,3 +396,14 @@ def test_a_share_that_a_schedule_cannot_give_stops_the_training(teacher):
     model = compiled(tfc.distill(convnet(4), teacher, alpha=lambda step: 0.8 + 0.3 * step))
     with pytest.raises(tfc.ConfigError, match="at step 1"):
         model.fit(X, Y, batch_size=32, verbose=0)
+
+
+def test_a_keras_2_teacher_is_told_where_to_go():
+    import tf_keras
+
+    student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    old = tf_keras.Sequential([tf_keras.layers.Input((4,)), tf_keras.layers.Dense(2)])
+    with pytest.raises(tfc.ModelTypeError, match=r"`teacher` must be a Keras 3 model.*to_keras3"):
+        tfc.distill(student, old)
+    with pytest.raises(tfc.ModelTypeError, match="`teacher` must be a keras"):
+        tfc.distill(student, None)

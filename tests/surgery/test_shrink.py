@@ -393,7 +393,7 @@ def test_a_layer_called_alone_and_in_a_wrapper_stays():
     assert outputs(smaller, examples(smaller))[0].shape == (3, 3)
 
 
-class Rank5(keras.layers.Dense):
+class Unforeseen(keras.layers.Dense):
     """Whatever its channels are, following them goes wrong."""
 
 
@@ -403,9 +403,9 @@ def test_a_call_that_is_not_foreseen_is_a_barrier(monkeypatch):
     def wrong(call, found):
         raise IndexError("nobody thought of that")
 
-    monkeypatch.setitem(handlers._table(), Rank5, wrong)
+    monkeypatch.setitem(handlers._table(), Unforeseen, wrong)
     model = scramble(
-        chain((6,), layers.Dense(8), Rank5(8, name="wrong"), layers.Dense(8), layers.Dense(2))
+        chain((6,), layers.Dense(8), Unforeseen(8, name="wrong"), layers.Dense(8), layers.Dense(2))
     )
     smaller = tfc.shrink(model, 0.1, round_to=1)
     assert entries(smaller)["wrong"] == ("left", "its channels could not be followed (IndexError)")

@@ -74,7 +74,7 @@ def cache_teacher(
         raise ConfigError(f"`batch_size` must be a whole number >= 1. Received: {batch_size!r}")
     members = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
     for member in members:
-        check_keras3(member)
+        check_keras3(member, "teacher")
     files.check_writable(path, overwrite=overwrite)
     speaker = _Speaker(members, dtype, outputs, from_logits)
     part = Path(f"{os.fspath(path)}.part")

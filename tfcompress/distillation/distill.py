@@ -168,12 +168,7 @@ def check_teachers(student: Any, teachers: list[Any]) -> None:
                 "as tfc.CachedTeacher(path of tfc.cache_teacher) or tfc.CachedTeacher(outputs, x). "
                 f"Received: {type(teacher).__name__} ({teacher!r:.80})"
             )
-        if not isinstance(teacher, keras.Model):
-            raise ModelTypeError(
-                "`teacher` must be a keras.Model, a list of them, or a tfc.CachedTeacher. "
-                f"Received: {type(teacher).__name__}"
-            )
-        check_built(teacher, "tfc.distill")
+        check_built(teacher, "tfc.distill", "teacher")
         both = [v.path for v in teacher.variables if id(v) in trained]
         if both:
             raise ConfigError(

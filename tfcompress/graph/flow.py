@@ -140,12 +140,13 @@ def _tell_shapes(operation: Any, args: Any, kwargs: Any, results: list[Value]) -
     args, kwargs = keras.tree.map_structure(tensor, (args, kwargs))
     try:
         made = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
+        shapes = [tuple(tensor.shape) for tensor in made]
     except Exception:
         return  # as a layer of somebody's own may: open sizes stay open
-    for value, found in zip(results, made, strict=True):
-        if len(found.shape) == len(value.shape):
+    for value, shape in zip(results, shapes, strict=False):
+        if len(shape) == len(value.shape):
             value.shape = tuple(
-                b if a is None else a for a, b in zip(value.shape, found.shape, strict=True)
+                b if a is None else a for a, b in zip(value.shape, shape, strict=True)
             )
 
 

@@ -96,12 +96,12 @@ class Run:
             self._progress.start("reading model and data")
             self._journal = Journal(self.out, anew=overwrite)
             self._like = model
-            self._check_teachers()
             with alone(self.pipeline.seed, deterministic=self.deterministic):
                 self._data = examples.gather(data, validation, model)
                 self._objective = choose(model, self._data, **options)
                 self._measuring = Measuring(self._objective, self._data, model)
                 original = archive.dump(model)
+                self._check_teachers()
             self._journal.begin(self._begun(archive.identity(original, model)), overwrite=overwrite)
             self._journal.tidy()
             if not self._journal.complete():

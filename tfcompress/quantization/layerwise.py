@@ -163,15 +163,12 @@ def _matched(model: keras.Model, tflite: TFLiteModel) -> tuple[list[_Match], lis
         if not fitting:
             lost.append(layer.name)
             continue
-
-        def likely(candidate: Any, sizes: list[int] = sizes) -> tuple[bool, ...]:
-            # The exporter numbers names, by which they may come to be those of other layers.
-            tensor, operator, numbered = candidate
-            return _without_ones(tensor.shape[1:]) == _without_ones(sizes), numbered, (
-                operator != "RESHAPE"
-            )  # fmt: skip
-
-        tensor, operator, _ = max(fitting, key=likely)
+        # The exporter numbers names, by which they may come to be those of other layers.
+        likely = [
+            (_without_ones(tensor.shape[1:]) == _without_ones(sizes), numbered, name != "RESHAPE")
+            for tensor, name, numbered in fitting
+        ]
+        tensor, operator, _ = fitting[likely.index(max(likely))]
         found.append(_Match(node, tensor.index, operator, scale, zero))
     return found, lost
 

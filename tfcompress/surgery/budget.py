@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
 
 Key = TypeVar("Key", bound=Hashable)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a share or the like was given as a number, NumPy's among them; bool is none."""
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
 def cheapest_errors(

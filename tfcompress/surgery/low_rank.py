@@ -172,8 +172,7 @@ def _energy_for(forms: Mapping[int, Any], total: int, share: float) -> float:
 
 
 def _check(energy: Any, rank: Any, multiply_adds: Any) -> None:
-    def is_number(value: Any) -> bool:
-        return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    from tfcompress.surgery.budget import is_number
 
     if not is_number(energy) or not 0 < energy <= 1:
         raise ConfigError(f"`energy` must be above 0 and at most 1. Received: {energy!r}")

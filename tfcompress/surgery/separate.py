@@ -236,8 +236,7 @@ def _chosen(model: Any, options: Mapping[int, _Options], share: float) -> dict[i
 
 
 def _check(terms: Any, multiply_adds: Any) -> None:
-    def is_number(value: Any) -> bool:
-        return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    from tfcompress.surgery.budget import is_number
 
     if isinstance(terms, bool) or not isinstance(terms, (int, np.integer)) or terms < 1:
         raise ConfigError(f"`terms` must be a whole number above 0. Received: {terms!r}")

@@ -129,7 +129,7 @@ def shrink(
          "pooling": pooling},
     )  # fmt: skip
     if floor is not None:
-        report.settings["floor"] = floor
+        report.settings["floor"] = float(floor)
     gone = _chosen(model, found, groups, scores, report)
     return without(model, found, gone, report, data if restore else None)
 
@@ -235,8 +235,9 @@ def _costs(model: Any, found: Any, groups: Any, target: str) -> list[float]:
 
 
 def _check_floor(floor: Any) -> None:
-    number = isinstance(floor, (int, float)) and not isinstance(floor, bool)
-    if floor is not None and (not number or not 0 <= floor < 1):
+    from tfcompress.surgery.budget import is_number
+
+    if floor is not None and (not is_number(floor) or not 0 <= floor < 1):
         raise ConfigError(
             "`floor` must be the share of its channels that every layer keeps, from 0 to below 1, "
             f"or None. Received: {floor!r}"
@@ -246,8 +247,9 @@ def _check_floor(floor: Any) -> None:
 def _check(ratio: Any, target: Any, round_to: Any, pooling: Any) -> float:
     import numpy as np
 
-    number = isinstance(ratio, (int, float, np.number)) and not isinstance(ratio, bool)
-    if not number or not 0 < ratio < 1:
+    from tfcompress.surgery.budget import is_number
+
+    if not is_number(ratio) or not 0 < ratio < 1:
         raise ConfigError(
             "`ratio` must be the share of the target to take away, between 0 and 1, as 0.5 for "
             f"half of it. Received: {ratio!r}"

@@ -108,12 +108,13 @@ class ShrinkSchedule:
 def _shares(steps: Any, ratio: Any) -> list[float]:
     import numpy as np
 
+    from tfcompress.surgery.budget import is_number
+
     whole = isinstance(steps, (int, np.integer)) and not isinstance(steps, bool)
     if whole:
         if steps < 1:
             raise ConfigError(f"`steps` must be a number above 0. Received: {steps!r}")
-        number = isinstance(ratio, (int, float, np.number)) and not isinstance(ratio, bool)
-        if not number or not 0 < ratio < 1:
+        if not is_number(ratio) or not 0 < ratio < 1:
             raise ConfigError(
                 "`ratio` must be the share to take away in the end, between 0 and 1. "
                 f"Received: {ratio!r}"

@@ -13,7 +13,7 @@ from tfcompress.graph.copying import Replacement
 from tfcompress.graph.state import align, copy_learned
 from tfcompress.surgery.channels.analysis import Analysis, Record
 from tfcompress.surgery.channels.atoms import Kept
-from tfcompress.surgery.rewriting import resizable_config
+from tfcompress.surgery.channels.linear import from_config
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,13 @@ def _new(record: Record, kept: Kept) -> Any:
     old = record.operation
     if record.rebuild is not None:
         new = record.rebuild(kept)
+    elif isinstance(old, keras.Layer):
+        new = from_config(old)
     else:
-        if isinstance(old, keras.Layer):
-            new = type(old).from_config(resizable_config(old))
-        else:
-            try:
-                new = type(old).from_config(old.get_config())
-            except Exception:
-                return old  # operations have no state
+        try:
+            new = type(old).from_config(old.get_config())
+        except Exception:
+            return old  # operations have no state
     if isinstance(new, keras.Operation):
         new.name = old.name
     if isinstance(new, keras.Layer):
