@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
-from tfcompress.runtime import adapter, xnnpack
+from tfcompress.runtime import adapter, instructions, xnnpack
 
 
 def test_fp16_is_named_only_where_it_is_in_force(float_file, int8_file):
@@ -17,7 +17,7 @@ def test_fp16_is_named_only_where_it_is_in_force(float_file, int8_file):
     rows = {(r.name, r.backend, bool(r.fp16 or r.error)): r for r in report.rows}
     assert len(rows) == 6  # the reference kernels have no fp16
     half = rows["float", "xnnpack", True]
-    assert half.fp16 == xnnpack.fp16_arithmetic() and half.median_ms > 0 and not half.error
+    assert half.fp16 == instructions.fp16_arithmetic() and half.median_ms > 0 and not half.error
     assert half.setting == f"xnnpack, fp16 {half.fp16}"
     refused = rows["int8", "xnnpack", True]
     assert "not in force" in refused.error and refused.fp16 == "" and np.isnan(refused.median_ms)
@@ -55,14 +55,30 @@ def test_several_inputs_and_outputs_find_their_places():
 
 def test_the_processor_tells(monkeypatch):
     def processor(text):
-        monkeypatch.setattr(xnnpack.Path, "read_text", lambda self: text)
-        return xnnpack.fp16_arithmetic()
+        monkeypatch.setattr(instructions.Path, "read_text", lambda self: text)
+        return instructions.fp16_arithmetic(), instructions.int8_arithmetic()
 
-    monkeypatch.setattr(xnnpack.platform, "system", lambda: "Linux")
-    assert processor("Features : fp asimd fphp asimdhp cpuid") == "native"
-    assert processor("Features : fp asimd evtstrm crc32") == "emulated"
-    assert processor("flags : avx2 f16c avx512f avx512_bf16") == "emulated"
-    assert processor("flags : avx512f avx512_fp16") == "native"
+    monkeypatch.setattr(instructions.platform, "system", lambda: "Linux")
+    assert processor("Features : fp asimd fphp asimdhp asimddp") == ("native", "dot products")
+    assert processor("Features : fp asimd evtstrm crc32") == ("emulated", "widened")
+    assert processor("flags : sse2 avx2 f16c avx512f avx512_bf16") == ("emulated", "widened")
+    assert processor("flags : sse2 avx512f avx512_vnni avx512_fp16") == ("native", "dot products")
+    assert processor("flags : sse2 avx2 AVX_VNNI")[1] == "dot products"
+    assert processor("isa : rv64imafdcv") == ("emulated", "")
+
+
+def test_where_int8_gains_little_it_is_said(float_file, int8_file, monkeypatch):
+    def notes(files, features, **options):
+        monkeypatch.setattr(instructions, "features", lambda: frozenset(features.split()))
+        report = tfc.benchmark(files, runs=1, warmup=0, **options)
+        return report.machine.get("int8"), [n for n in report.notes if "int8" in n]
+
+    both = [float_file, int8_file]
+    assert notes(both, "sse2 avx2") == ("widened", [instructions.INT8_NOTE])
+    assert notes(both, "sse2 avx2 avx512_vnni") == ("dot products", [])
+    assert notes(both, "rv64") == (None, [])
+    assert notes([float_file], "sse2 avx2") == ("widened", [])
+    assert notes(both, "sse2 avx2", backend="reference") == ("widened", [])
 
 
 def test_weight_cache(float_file, int8_file, tmp_path):

@@ -247,6 +247,31 @@ def test_forms_of_data():
             np.testing.assert_array_equal(one, two)
 
 
+class Batches(keras.utils.PyDataset):
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, number):
+        return self.batches[number]
+
+
+def test_data_without_an_end():
+    model = scramble(chain((6,), L.Dense(16, activation="relu"), L.Dense(2)))
+    x, y = examples(model, 64), np.ones((64, 2), "float32")
+    endless = tf.data.Dataset.from_tensor_slices((x, y)).batch(32).repeat()
+    for importance in ("taylor", "activation"):
+        options = {"importance": importance, "loss": "mse", "round_to": 1}
+        with pytest.raises(DataError, match="must end"):
+            tfc.shrink(model, 0.5, data=endless, **options)
+        tfc.shrink(model, 0.5, data=endless.take(2), **options)
+    with pytest.raises(DataError, match="must end"):
+        tfc.rank_blocks(model, endless, loss="mse")
+
+
 @pytest.mark.parametrize("importance", ["taylor", "activation"])
 def test_batches_serve_the_importance_and_the_fit(importance):
     model = scramble(chain((6,), L.Dense(16, activation="relu"), L.Dense(2)))
@@ -256,7 +281,10 @@ def test_batches_serve_the_importance_and_the_fit(importance):
     options = {"importance": importance, "loss": "mse", "round_to": 1}
     found = [
         tfc.shrink(model, 0.5, data=data, **options)
-        for data in ((x, y), batches, [list(one) for one in batches], iter(batches), dataset)
+        for data in (
+            *((x, y), batches, [list(one) for one in batches], iter(batches), dataset),
+            *(lambda: iter(batches), Batches(batches)),
+        )
     ]
     for other in found[1:]:
         assert any("Fitted" in note for note in other.compression_report.notes)

@@ -23,6 +23,7 @@ from tfcompress.deploy.timing import BLOCK_MS, TimedModel, measure, rows_of
 from tfcompress.deploy.timing_worker import make_inputs
 from tfcompress.errors import ConfigError, CorruptFileError, DeviceError
 from tfcompress.runtime import adapter, gpu, proof
+from tfcompress.runtime.instructions import int8_arithmetic, int8_notes
 from tfcompress.runtime.model import TFLiteModel, input_infos, match_inputs, quantize
 
 BACKENDS = (*adapter.BACKENDS, adapter.GPU)
@@ -223,6 +224,7 @@ def benchmark(
         settings={"runs": runs, "warmup": warmup, "block_ms": BLOCK_MS},
         notes=([_BUSY] if busy else [])
         + _gpu_notes(rows)
+        + (int8_notes([m.parsed for m in models]) if "xnnpack" in backends else [])
         + ([OPERATOR_NOTE] if any(row.operators for row in rows) else [])
         + untimed,
     )
@@ -335,7 +337,7 @@ def _write_inputs(model: TFLiteModel, inputs: Any, path: str) -> None:
 
 
 def describe_machine(runtime: str) -> dict[str, Any]:
-    """Processor, cores, system, and the runtime with its version."""
+    """Processor, cores, system, how it multiplies int8, and the runtime with its version."""
     processor = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as file:
@@ -345,9 +347,11 @@ def describe_machine(runtime: str) -> dict[str, Any]:
         processor = names[0] if names else processor
     except OSError:
         pass
+    int8 = int8_arithmetic()
     return {
         "processor": processor,
         "cores": os.cpu_count() or 1,
         "system": f"{platform.system()} {platform.machine()}",
+        **({"int8": int8} if int8 else {}),
         "runtime": f"{runtime} {adapter.runtime_version(runtime)}",
     }

@@ -15,10 +15,10 @@ from tfcompress.deploy.operator_times import OperatorTime, operator_times
 from tfcompress.errors import CorruptFileError, DeviceError
 from tfcompress.runtime import adapter, gpu
 from tfcompress.runtime.helper_process import Failed, HelperProcess, ProcessDied
+from tfcompress.runtime.instructions import fp16_arithmetic
 from tfcompress.runtime.layer_names import LayerNames
 from tfcompress.runtime.model import TFLiteModel
 from tfcompress.runtime.surroundings import Surroundings
-from tfcompress.runtime.xnnpack import fp16_arithmetic
 
 BLOCK_MS = 5.0
 

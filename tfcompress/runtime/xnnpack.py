@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-import platform
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -25,22 +23,6 @@ from tfcompress.runtime.surroundings import Surroundings
 # Signed and unsigned 8-bit operators, kernels that are computed: the runtime's own defaults, which
 # flags replace; without the first two int8 models leave XNNPACK.
 _FP16_FLAGS: Final = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 2  # the last: FORCE_FP16
-
-
-def fp16_arithmetic() -> str:
-    """How this processor computes in fp16.
-
-    Returns:
-        `"native"` where it has instructions for it (ARMv8.2 and newer, AVX512-FP16), else
-        `"emulated"`: values are kept in fp16 and multiplied in float32, which is no faster.
-    """
-    if platform.system() == "Darwin" and platform.machine() == "arm64":
-        return "native"
-    try:
-        words = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        words = []
-    return "native" if {"avx512_fp16", "asimdhp"} & set(words) else "emulated"
 
 
 @functools.cache

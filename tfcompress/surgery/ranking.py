@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfcompress.errors import ConfigError, DataError, in_brief
@@ -30,8 +30,9 @@ def rank_blocks(
 
     Args:
         model: a Functional or built Sequential model, nested ones included; it does not change.
-        data: `(x, y)` as `model.evaluate` takes them, or a `tf.data.Dataset` or another iterable
-            of such batches. A few hundred examples tell blocks apart.
+        data: `(x, y)` as `model.evaluate` takes them, or a `tf.data.Dataset`, a
+            `keras.utils.PyDataset` or another iterable of such batches; sample weights do not
+            count. A few hundred examples tell blocks apart.
         loss: as `model.compile` takes it; None for the one that the model is compiled with.
         batch_size: examples at a time, where `data` is `(x, y)`.
         verbose: 0 for no progress bar.
@@ -57,6 +58,7 @@ def rank_blocks(
     from tfcompress.surgery.blocks import find_blocks
     from tfcompress.surgery.complexity import complexity
     from tfcompress.surgery.drop import drop_layers
+    from tfcompress.surgery.examples import check_ends, pairs_of
     from tfcompress.surgery.rewriting import check_graph
 
     check_graph(model)
@@ -65,7 +67,8 @@ def rank_blocks(
     def measure(targets: Any, outputs: Any) -> float:
         return float(function(targets, outputs))
 
-    batches = as_batches(data, batch_size)
+    check_ends(data)
+    batches = list(pairs_of(data, batch_size))
     blocks = find_blocks(model)
     whole = _loss(model, batches, measure)
     before = complexity(model)
@@ -97,60 +100,6 @@ def _progress(blocks: int, verbose: int | str) -> Callable[[int, float], None]:
         return lambda number, rise: None
     bar = keras.utils.Progbar(blocks, stateful_metrics=["rise"], unit_name="block")
     return lambda number, rise: bar.update(number, [("rise", rise)])
-
-
-def as_batches(data: Any, batch_size: int) -> Sequence[tuple[Any, Any]]:
-    """Batches of inputs and targets."""
-    import numpy as np
-    from keras import tree
-
-    wanted = "`data` must be (x, y), or batches of (x, y)"
-    if isinstance(data, tuple):
-        if len(data) not in (2, 3):
-            raise DataError(f"{wanted}. Received: a tuple of {len(data)}")
-        arrays = tree.map_structure(np.asarray, data[:2])  # weights of examples do not count
-        lengths = {len(a) if a.ndim else 0 for a in tree.flatten(arrays)}
-        if len(lengths) != 1 or not min(lengths):
-            raise DataError(f"{wanted} of one length, above 0. Received: lengths {sorted(lengths)}")
-        return [
-            tree.map_structure(lambda a, i=start: a[i : i + batch_size], arrays)
-            for start in range(0, lengths.pop(), batch_size)
-        ]
-    if isinstance(data, (str, bytes, dict, np.ndarray)) or not hasattr(data, "__iter__"):
-        raise DataError(f"{wanted}. Received: {type(data).__name__}")
-    found = []
-    for batch in data:
-        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
-            raise DataError(f"{wanted}. Received: a batch of {type(batch).__name__}")
-        found.append((batch[0], batch[1]))
-    if not found:
-        raise DataError(f"{wanted}. Received: no batches")
-    return found
-
-
-class Remembered:
-    """What an iterator gives, for as many turns as are wanted.
-
-    It is asked for no more than a turn needs, as it may have no end.
-
-    Args:
-        items: the iterator.
-    """
-
-    def __init__(self, items: Iterator[Any]) -> None:
-        self._items = items
-        self._seen: list[Any] = []
-
-    def __iter__(self) -> Iterator[Any]:
-        yield from self._seen
-        for item in self._items:
-            self._seen.append(item)
-            yield item
-
-
-def repeatable(data: Any) -> Any:
-    """The data in a form that can be gone through several times: generators are remembered."""
-    return Remembered(data) if isinstance(data, Iterator) else data
 
 
 def loss_function(model: Any, loss: Any) -> Callable[[Any, Any], Any]:

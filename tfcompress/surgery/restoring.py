@@ -17,7 +17,8 @@ from tfcompress.graph.running import Run
 from tfcompress.report import CompressionReport
 from tfcompress.surgery.channels.analysis import Analysis
 from tfcompress.surgery.channels.atoms import Kept
-from tfcompress.surgery.channels.importance import as_inputs, inputs_of, misfit, watching
+from tfcompress.surgery.channels.importance import watching
+from tfcompress.surgery.examples import as_inputs, inputs_of, misfit
 from tfcompress.surgery.linear_parts import LinearPart, linear_part
 from tfcompress.surgery.overriding import computes_as
 

@@ -59,9 +59,10 @@ def shrink(
             to first order; `"activation"`: the smallest mean |activation|; `"geometric_median"`:
             what the other channels of its layer stand for best; `"random"`; or a function of an
             array (channels, weights of each) that gives a number for each channel.
-        data: examples: for `"taylor"`, `(x, y)` or batches of such, as a list, a generator or a
-            `tf.data.Dataset`; else inputs, or batches of them, will do. Where it is given, what is
-            left is fitted on it (`restore`); a thousand examples do.
+        data: examples: for `"taylor"`, `(x, y)` or batches of such, as a list, a generator, a
+            `tf.data.Dataset` or a `keras.utils.PyDataset`, that end; else inputs, or batches of
+            them, will do. Sample weights may be there, and do not count. Where it is given, what
+            is left is fitted on it (`restore`); a thousand examples do.
         loss: for `"taylor"`, as `compile` takes it; None for what the model is compiled with.
         round_to: counts of channels are multiples of this, or stay. Heads go one by one.
         pooling: `"global"`, the least important channels of the whole model: with `"taylor"`, for
@@ -107,7 +108,7 @@ def shrink(
     """
     from tfcompress.surgery.channels.importance import check_importance, importances
     from tfcompress.surgery.channels.units import families
-    from tfcompress.surgery.ranking import repeatable
+    from tfcompress.surgery.examples import repeatable
     from tfcompress.surgery.rewriting import Choice, check_graph
 
     share = _check(ratio, target, round_to, pooling)

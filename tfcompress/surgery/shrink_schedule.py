@@ -140,7 +140,7 @@ def _shares(steps: Any, ratio: Any) -> list[float]:
 def _lasting(options: dict[str, Any]) -> dict[str, Any]:
     """The options in a form that serves several steps: generators are listed, or remembered."""
     from tfcompress.scope import parts_of
-    from tfcompress.surgery.ranking import repeatable
+    from tfcompress.surgery.examples import repeatable
 
     scopes = {name: parts_of(options[name]) for name in _SCOPES if options.get(name) is not None}
     return {**options, **scopes, "data": repeatable(options.get("data"))}

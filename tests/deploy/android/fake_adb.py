@@ -107,7 +107,8 @@ def shell(words, device):
     if words[0] == "getprop":
         say(device.get("properties", {}).get(words[1], PROPERTIES[words[1]]) + "\n")
     elif words[0] == "grep":
-        say("Features\t: fp asimd evtstrm aes crc32 atomics fphp asimdhp cpuid\n")
+        more = device.get("features", "asimdhp asimddp")
+        say(f"Features\t: fp asimd evtstrm aes crc32 atomics fphp {more} cpuid\n")
     elif words[:2] == ["mkdir", "-p"]:
         os.makedirs(local(words[2]))
     elif words[:2] == ["chmod", "755"]:

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 
+import keras
 import numpy as np
 import pytest
 from android_phone import PHONE, result_bytes
@@ -48,6 +49,7 @@ def test_rows_of_both_models_in_every_setting(phone, binary, tiny, tmp_path):
         "processor": "Tensor G3",
         "system": "Android 14",
         "serial": PHONE,
+        "int8": "dot products",
         "runtime": "benchmark_model (tflite)",
     }
     assert shares == [(n + 1) / 10 for n in range(10)]
@@ -95,6 +97,17 @@ def test_fp16_and_the_gpus_options(phone, binary, tiny):
     assert [f.get("gpu_precision_loss_allowed") for f in flags] == [None, None, "false", "true"]
     assert [f.get("gpu_backend") for f in flags] == [None, None, "gl", "gl"]
     assert all(f["require_full_delegation"] == "true" for f in flags)
+
+
+def test_a_phone_without_dot_products(phone, binary, tiny, tmp_path):
+    file = tmp_path / "int8.tflite"
+    layers = [keras.Input((8,)), keras.layers.Dense(4)]
+    tfc.convert(keras.Sequential(layers), "int8", representative_data=np.ones((4, 8)), path=file)
+    for features, arithmetic, told in (("asimdhp", "widened", 1), ("asimddp", "dot products", 0)):
+        phone.set(features=features)
+        report = bench([tiny[0], file], binary, backend="android-xnnpack")
+        assert report.machine["int8"] == arithmetic
+        assert sum("dotprod" in note for note in report.notes) == told
 
 
 def test_the_program_of_litert(phone, binary, tiny):

@@ -133,7 +133,7 @@ class Device:
         return self.adb.run(["pull", source, target])
 
     def describe(self) -> dict[str, Any]:
-        """What the device is: name, processor, Android's version, ABIs.
+        """What the device is: name, processor and its features, Android's version, ABIs.
 
         Raises:
             DeviceError: it does not answer.
@@ -154,7 +154,7 @@ class Device:
             "system": f"Android {values['ro.build.version.release']}",
             "serial": self.serial,
             "abis": [abi for abi in abis.split(",") if abi],
-            "fp16": "native" if "asimdhp" in features.split() else "emulated",
+            "features": frozenset(features.split()),
         }
 
     def clean(self, folder: str) -> None:

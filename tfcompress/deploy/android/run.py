@@ -26,6 +26,7 @@ from tfcompress.deploy.latency_report import BenchmarkReport, BenchmarkRow
 from tfcompress.deploy.operator_times import OperatorTime
 from tfcompress.errors import ConfigError, DeviceError
 from tfcompress.runtime import proof
+from tfcompress.runtime.instructions import fp16_arithmetic, int8_arithmetic, int8_notes
 from tfcompress.runtime.model import TFLiteModel
 
 PREFIX: Final = "android"
@@ -228,10 +229,13 @@ def benchmark_android(
     target = device.choose(adb_module.Adb(adb_module.find_adb(asked.adb)), asked.serial)
     about = target.describe()
     binary = program.fetch(asked.binary, about.pop("abis"))
-    fp16 = about.pop("fp16")
+    features = about.pop("features")
+    fp16, int8 = fp16_arithmetic(features), int8_arithmetic(features)
     settings = asked.settings()
     rows: list[BenchmarkRow] = []
     notes: list[str] = []
+    if any(setting.backend == "xnnpack" for setting in settings):
+        notes += int8_notes([model.parsed for model in models], features)
     with _workplace(target, notes) as folder:
         known = _install(target, binary, folder)
         for number, model in enumerate(models):
@@ -251,7 +255,11 @@ def benchmark_android(
     order = sorted(range(len(rows)), key=lambda place: place % len(models))
     return BenchmarkReport(
         [replace(rows[place], ratio=rows[place].median_ms / first) for place in order],
-        machine={**about, "runtime": f"benchmark_model ({known.generation})"},
+        machine={
+            **about,
+            **({"int8": int8} if int8 else {}),
+            "runtime": f"benchmark_model ({known.generation})",
+        },
         settings={
             "runs": asked.runs,
             "warmup": asked.warmup,

@@ -10,10 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.errors import ConfigError, DataError, in_brief
-from tfcompress.graph.calls import functional
+from tfcompress.errors import ConfigError, DataError
 from tfcompress.surgery.channels.analysis import Analysis, Slot
 from tfcompress.surgery.channels.units import Family
+from tfcompress.surgery.examples import as_inputs, check_ends, check_finite, inputs_of, misfit
 
 IMPORTANCES = (
     "magnitude", "magnitude_l1", "bn_gamma", "taylor", "activation", "geometric_median", "random",
@@ -162,7 +162,7 @@ def check_importance(importance: Any, data: Any) -> None:
 
     Raises:
         ConfigError: no known importance.
-        DataError: it needs data and there is none.
+        DataError: it needs data and there is none, or no end of it.
     """
     is_function = callable(importance) and not inspect.isclass(importance)
     if importance not in IMPORTANCES if isinstance(importance, str) else not is_function:
@@ -171,20 +171,15 @@ def check_importance(importance: Any, data: Any) -> None:
             "(channels, weights of each) -> a number for each channel, the lowest of which go "
             f"first. Received: {importance!r}"
         )
-    if data is None and isinstance(importance, str) and importance in NEED_DATA:
+    if not isinstance(importance, str) or importance not in NEED_DATA:
+        return
+    check_ends(data)
+    if data is None:
         wanted = "(x, y)" if importance == "taylor" else "inputs"
         raise DataError(
             f"importance={importance!r} needs data={wanted}: a few hundred examples do. "
             "Received: data=None"
         )
-
-
-def misfit(model: Any, error: Exception) -> DataError:
-    """What to raise where a model cannot take the data."""
-    return DataError(
-        f"`data` must fit the model. Received: data with which the model {model.name!r} raises "
-        f"{type(error).__name__}: {in_brief(error)}"
-    )
 
 
 def _activation(found: Analysis, model: Any, data: Any) -> np.ndarray:
@@ -225,59 +220,6 @@ def _read_inside(found: Analysis) -> dict[int, list[tuple[int, int, np.ndarray]]
                     if axis is not None
                 ]
     return result
-
-
-def check_finite(values: np.ndarray) -> None:
-    """Checks what was measured on data.
-
-    Raises:
-        DataError: NaN or infinity in it.
-    """
-    if not np.isfinite(values).all():
-        raise DataError(
-            "`data` must give finite values in every layer. Received: data that gives NaN or "
-            "infinity. Check it, and the model's weights."
-        )
-
-
-def inputs_of(data: Any) -> Iterator[Any]:
-    """Batches of inputs, from inputs, (x, y), (x, y, sample weights), or batches of these."""
-    x = data[0] if isinstance(data, tuple) and len(data) in (2, 3) else data
-    if (isinstance(x, (np.ndarray, dict, list)) and not _is_batches(data)) or hasattr(x, "numpy"):
-        flat = keras.tree.flatten(x)
-        count = len(flat[0]) if flat and np.ndim(flat[0]) else 0
-        if not count:
-            raise DataError("`data` must hold at least one example. Received: none")
-        for start in range(0, count, 32):
-            yield keras.tree.map_structure(lambda a, i=start: a[i : i + 32], x)
-        return
-    if not hasattr(x, "__iter__"):
-        raise DataError(f"`data` must be arrays or batches. Received: {type(data).__name__}")
-    count = 0
-    for batch in x:
-        count += 1
-        pair = isinstance(batch, list) and len(batch) == 2
-        yield batch[0] if pair or (isinstance(batch, tuple) and len(batch) in (2, 3)) else batch
-    if not count:
-        raise DataError("`data` must hold at least one batch. Received: none")
-
-
-def _is_batches(data: Any) -> bool:
-    """Whether a list is one of batches; else it is one of inputs, which are arrays."""
-    batch = (tuple, list, dict)
-    return isinstance(data, list) and bool(data) and all(isinstance(one, batch) for one in data)
-
-
-def as_inputs(model: Any, x: Any) -> Any:
-    """A batch in the structure that the model's inputs have, without a word from Keras."""
-    struct = getattr(functional(model), "_inputs_struct", None)
-    if isinstance(x, dict) and not isinstance(struct, dict):
-        names = [tensor.name for tensor in model.inputs]
-        if set(names) <= set(x):
-            x = [x[name] for name in names]
-    if isinstance(struct, (list, tuple)) and len(struct) == 1 and not isinstance(x, (list, tuple)):
-        return [x] if isinstance(struct, list) else (x,)
-    return x
 
 
 @contextmanager

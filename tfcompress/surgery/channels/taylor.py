@@ -9,15 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.surgery.channels.analysis import Analysis
-from tfcompress.surgery.channels.importance import (
-    Tally,
-    as_inputs,
-    check_finite,
-    filters_of,
-    misfit,
-    slots_of,
-    watching,
-)
+from tfcompress.surgery.channels.importance import Tally, filters_of, slots_of, watching
+from tfcompress.surgery.examples import as_inputs, check_finite, misfit, pairs_of
 
 
 def taylor(found: Analysis, model: Any, data: Any, loss: Any) -> np.ndarray:
@@ -33,7 +26,7 @@ def taylor(found: Analysis, model: Any, data: Any, loss: Any) -> np.ndarray:
         data: `(x, y)`, or batches of such.
         loss: as `compile` takes it; None for the model's own.
     """
-    from tfcompress.surgery.ranking import as_batches, loss_function
+    from tfcompress.surgery.ranking import loss_function
 
     function = loss_function(model, loss)
     size = int(found.classes.max()) + 1
@@ -47,7 +40,7 @@ def taylor(found: Analysis, model: Any, data: Any, loss: Any) -> np.ndarray:
         if slot.axes[number] is not None
     ]
     variables = [slot.variable.value for slot, _ in chosen]
-    for x, y in as_batches(data, 32):
+    for x, y in pairs_of(data):
         read: list[tuple[Any, int, np.ndarray]] = []
         with (
             tf.GradientTape(watch_accessed_variables=False) as tape,
