@@ -215,6 +215,48 @@ def moved():
     return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(ops.stack([z, z], axis=-2))))
 
 
+def blocks():
+    """Blocks of places that become channels and come back, tiles, gates in the second half."""
+    inputs = keras.Input((8, 8, 3))
+    x = conv(8, activation="relu")(inputs)
+    x = conv(12, 1, activation="relu")(ops.space_to_depth(x, 2))
+    x = conv(8, activation="relu")(ops.depth_to_space(x, 2))
+    x = ops.tile(ops.moveaxis(x, -1, 1), (1, 2, 1, 1))
+    x = ops.fliplr(ops.moveaxis(x, (1, 2), (3, 1)))
+    x = ops.glu(conv(12, 1)(x), axis=-1)
+    x = layers.AdaptiveAveragePooling2D(3)(x)
+    mean, variance = ops.moments(x, axes=(1, 2))
+    top = ops.norm(conv(6)(x), axis=(1, 2)) - ops.median(x, axis=(1, 2))
+    return keras.Model(inputs, layers.Dense(3)(layers.Concatenate()([mean, variance, top])))
+
+
+def filmed():
+    """Images in a row, each looked at with what was seen before."""
+    inputs = keras.Input((4, 6, 6, 3))
+    x = layers.ConvLSTM2D(6, 3, padding="same", return_sequences=True)(inputs)
+    x = layers.ConvLSTM2D(4, 2, use_bias=False)(x)
+    y = layers.Reshape((36, 6))(layers.TimeDistributed(conv(6))(inputs)[:, 0])
+    z = layers.ConvLSTM1D(5, 3)(layers.Reshape((6, 6, 6))(y))
+    return keras.Model(inputs, [layers.Dense(3)(layers.Flatten()(x)), layers.Dense(2)(z)])
+
+
+def looked_up():
+    """Products of rows: the Dot layer, and attention without projections of its own."""
+    inputs = keras.Input((6, 5))
+    q, k = layers.Dense(8, activation="relu")(inputs), layers.Dense(8)(inputs)
+    v = layers.Dense(10, activation="relu")(inputs)
+    x = layers.Dense(8)(layers.Attention(use_scale=True)([q, v, k]))
+    x = layers.Dense(8)(layers.Attention(score_mode="concat")([x, k]))
+    x = layers.AdditiveAttention()([x, v, q]) + layers.AdditiveAttention(use_scale=False)([x, v, q])
+    scores = layers.Dot(axes=-1)([layers.Dense(8)(x), k])
+    y = layers.Dot(axes=(2, 1))([layers.Softmax()(scores), layers.Dense(6)(x)])
+    one, two = (layers.Dense(7)(layers.GlobalAveragePooling1D()(t)) for t in (x, y))
+    z = layers.Dot(axes=1, normalize=True)([one, two])
+    z = layers.Concatenate()([z, layers.Dot(axes=(1, 2))([layers.Dense(6)(one), y])])
+    unit = layers.UnitNormalization()(layers.Dense(6)(one)) + ops.normalize(layers.Dense(6)(two))
+    return keras.Model(inputs, [layers.Dense(3)(z), layers.Dense(2)(unit)])
+
+
 def attention():
     """Transformer layers without normalisation, which no removal leaves as it is."""
     inputs = keras.Input((6, 5))
@@ -245,7 +287,7 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
     for build in (
         plain, sequential, residual, dense_block, squeeze_excite, separable, resized, grouped,
         shuffled, split, shared_and_nested, inside, sequence, volume, recurrent, wrapped, masked,
-        mixer, moved, attention, attention_by_hand,
+        mixer, moved, blocks, filmed, looked_up, attention, attention_by_hand,
     )
 }  # fmt: skip
 

@@ -39,7 +39,7 @@ def silence_some(model, seed=0):
     silence(found, gone)
 
 
-@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"recurrent", "wrapped"}))
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"recurrent", "wrapped", "filmed"}))
 def test_silent_channels_go(name):
     model = NETWORKS[name]()
     silence_some(model)

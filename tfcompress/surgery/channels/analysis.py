@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +70,11 @@ class Record:
 
 
 Handler = Callable[[Call, "Analysis"], None]
+
+
+def named(module: Any, handlers: Mapping[str, Handler]) -> dict[type, Handler]:
+    """The classes of those names in a module of Keras, as far as this release has them."""
+    return {getattr(module, n): made for n, made in handlers.items() if hasattr(module, n)}
 
 
 class Analysis:

@@ -13,6 +13,7 @@ from keras import layers
 from tfcompress.graph.flow import Call, Value
 from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler, Slot
 from tfcompress.surgery.channels.atoms import Axis, Kept
+from tfcompress.surgery.channels.elementwise import broadcast
 from tfcompress.surgery.channels.linear import from_config
 
 
@@ -132,9 +133,36 @@ def _grouped_query(call: Call, found: Analysis) -> None:
     found.give(call.results[0], (*[None] * (len(call.results[0].shape) - 1), made))
 
 
+def looked_up(call: Call) -> tuple[Value, Value, Value]:
+    """Query, value and key of a call of Attention, which come as a list."""
+    given = call.args[0] if call.args else call.kwargs["inputs"]
+    return given[0], given[1], given[2] if len(given) > 2 else given[1]
+
+
+def single_head(call: Call, found: Analysis) -> None:
+    """Attention and AdditiveAttention: queries and keys meet channel by channel."""
+    if len(call.results) > 1:
+        raise Barrier("its scores are read")
+    query, value, key = looked_up(call)
+    for one in call.inputs:
+        axes = found.axes(one)
+        for axis in axes[:-1] if any(one is known for known in (query, value, key)) else axes:
+            found.atoms.pin(axis)
+    last = [((one.shape[-1],), (found.axes(one)[-1],)) for one in (query, key)]
+    (met,) = broadcast(found, last, 1)
+    met = found.same(call, "met", met)
+    layer = call.operation
+    if isinstance(layer, layers.AdditiveAttention):
+        found.set_weights(call, Slot(layer.scale, (met,)))
+    (result,) = call.results
+    found.give(result, (*[None] * (len(result.shape) - 1), found.axes(value)[-1]))
+
+
 def handlers() -> dict[type, Handler]:
     """The classes that this file knows."""
     return {
         layers.MultiHeadAttention: _multi_head,
         layers.GroupQueryAttention: _grouped_query,
+        layers.Attention: single_head,
+        layers.AdditiveAttention: single_head,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ from keras import layers
 
 from tfcompress.graph.flow import Call, Value
 from tfcompress.surgery.channels import (
+    attention,
     elementwise,
     indexing,
     linear,
@@ -79,6 +81,8 @@ class Constants:
             table = np.asarray(call.operation.embeddings, np.float64)
             same = (table == table[:1]).all(0)
             self._set(call.results[0], np.where(same, table[0], np.nan))
+        elif is_product(call):
+            self._set(call.results[0], self._multiplied(call))
 
     def _set(self, value: Value, constants: np.ndarray | None) -> None:
         axis = self.axis(value)
@@ -163,6 +167,19 @@ class Constants:
             return None
         return np.where(varies, np.nan, values).reshape(-1)
 
+    def _multiplied(self, call: Call) -> np.ndarray | None:
+        """Zero along the axis with atoms where what it comes from is."""
+        (result,) = call.results
+        number = self.axis(result)
+        if number is None:
+            return None
+        zero = np.zeros(result.shape[number] or 0, bool)
+        for value, axis, place in _handed_on(call):
+            constants = self.on(value, axis)
+            if place == number and len(constants) == len(zero):
+                zero |= constants == 0
+        return np.where(zero, 0.0, np.nan)
+
     def _linear(self, call: Call) -> np.ndarray | None:
         layer, (value,) = call.operation, call.inputs
         constants = self.on(value, linear.channel_axis(call))
@@ -231,6 +248,19 @@ def separable(call: Call) -> bool:
 
 
 def is_product(call: Call) -> bool:
-    """Whether a call sums up products of tensors."""
+    """Whether a call sums up products of tensors, in which a channel of zeros adds nothing."""
     handler: Any = handler_of(call.operation)
-    return handler in (products.einsum, products.matmul)
+    return handler in (products.product, attention.single_head)
+
+
+def _handed_on(call: Call) -> Iterator[tuple[Value, int, int]]:
+    """What a product reads, its axes that it does not sum over, and where these are then."""
+    if isinstance(call.operation, (layers.Attention, layers.AdditiveAttention)):
+        _, value, _ = attention.looked_up(call)
+        yield value, len(value.shape) - 1, len(call.results[0].shape) - 1
+        return
+    terms, output = products.spelling(call)
+    for value, names in zip(call.inputs, terms, strict=True):
+        for axis, name in enumerate(names):
+            if name in output:
+                yield value, axis, output.index(name)

@@ -156,12 +156,14 @@ _OPERATIONS_OF_ONE = (
     "OnesLike Reciprocal Round Sign Sin Sinc Sinh Sqrt Square Tan Tanh Trunc ZerosLike "
     "Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu Squareplus "
     "LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink "
-    "Threshold StopGradient Cast SaturateCast Rsqrt Erf Erfc Erfinv"
+    "Threshold StopGradient Cast SaturateCast Rsqrt Erf Erfc Erfinv Deg2rad Rad2deg Isneginf "
+    "Isposinf Isreal Signbit I0 ConvertToTensor"
 )
 _OPERATIONS_OF_SEVERAL = (
     "Add Subtract Multiply Divide DivideNoNan TrueDivide FloorDivide Power Maximum Minimum Fmax "
     "Fmin Mod Fmod Arctan2 Hypot Logaddexp Equal NotEqual Greater GreaterEqual Less LessEqual "
-    "LogicalAnd LogicalOr LogicalXor Heaviside Clip"
+    "LogicalAnd LogicalOr LogicalXor Heaviside Clip FullLike Isclose Logaddexp2 Nextafter "
+    "BitwiseAnd BitwiseOr BitwiseXor"
 )
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfcompress.graph.flow import Call, Value
-from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler
+from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler, named
 from tfcompress.surgery.channels.atoms import Axis, Kept
 from tfcompress.surgery.channels.elementwise import broadcast
 
@@ -101,6 +101,29 @@ def _repeat(call: Call, found: Analysis) -> None:
     found.give(result, axes)
 
 
+def _tile(call: Call, found: Analysis) -> None:
+    value, (result,) = call.inputs[0], call.results
+    repeats = call.operation.repeats
+    times = [repeats] if isinstance(repeats, int) else list(repeats)
+    rank = len(result.shape)
+    times = [1] * (rank - len(times)) + times
+    axes: list[Axis] = [*[None] * (rank - len(value.shape)), *found.axes(value)]
+    tiled = zip(axes, times, strict=True)
+    found.give(result, [None if axis is None else np.tile(axis, n) for axis, n in tiled])
+
+
+def _glu(call: Call, found: Analysis) -> None:
+    """The gate of each channel of the first half is in the second: they go together."""
+    (value,), (result,) = call.inputs, call.results
+    axes, number = list(found.axes(value)), call.operation.axis
+    axis = axes[number]
+    if axis is not None:
+        half = len(axis) // 2
+        found.atoms.unite(axis[:half], axis[half:])
+        axes[number] = axis[:half]
+    found.give(result, axes)
+
+
 def _pad(call: Call, found: Analysis) -> None:
     value, (result,) = call.inputs[0], call.results
     if any(isinstance(one, Value) for one in call.inputs[1:]):
@@ -121,7 +144,9 @@ def _numbers(axis: Any, rank: int) -> list[int]:
 def _flip(call: Call, found: Analysis) -> None:
     value, (result,) = call.inputs[0], call.results
     axes = list(found.axes(value))
-    for number in _numbers(call.operation.axis, len(axes)):
+    fixed = {"Fliplr": 1, "Flipud": 0}.get(type(call.operation).__name__)
+    flipped = call.operation.axis if fixed is None else fixed
+    for number in _numbers(flipped, len(axes)):
         axis = axes[number]
         axes[number] = None if axis is None else axis[::-1]
     found.give(result, axes)
@@ -169,22 +194,17 @@ def _unstack(call: Call, found: Analysis) -> None:
 
 def handlers() -> dict[type, Handler]:
     """The classes that this file knows."""
-    from keras.src.ops import core, numpy
+    from keras.src.ops import core, nn, numpy
 
-    return {
-        numpy.Split: _split,
-        numpy.GetItem: _get_item,
-        numpy.Repeat: _repeat,
-        numpy.Pad: _pad,
-        numpy.Flip: _flip,
-        numpy.Roll: _roll,
-        numpy.Take: _take,
-        numpy.Stack: _stack,
-        core.Unstack: _unstack,
-    }
+    moving: dict[str, Handler] = {
+        "Split": _split, "GetItem": _get_item, "Repeat": _repeat, "Pad": _pad, "Tile": _tile,
+        "Flip": _flip, "Fliplr": _flip, "Flipud": _flip, "Roll": _roll, "Take": _take,
+        "Stack": _stack,
+    }  # fmt: skip
+    return named(numpy, moving) | named(nn, {"Glu": _glu}) | named(core, {"Unstack": _unstack})
 
 
 # As in `shapes`.
 MOVING: tuple[Handler, ...] = (
-    _split, _get_item, _repeat, _pad, _flip, _roll, _take, _stack, _unstack,
+    _split, _get_item, _repeat, _tile, _pad, _flip, _roll, _take, _stack, _unstack,
 )  # fmt: skip

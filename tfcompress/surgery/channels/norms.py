@@ -7,7 +7,7 @@ from typing import Any
 from keras import layers
 
 from tfcompress.graph.flow import Call
-from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler, Slot
+from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler, Slot, named
 from tfcompress.surgery.channels.atoms import Axis, Kept
 from tfcompress.surgery.channels.linear import from_config
 
@@ -64,6 +64,12 @@ def _group(call: Call, found: Analysis) -> None:
     found.record(call).rebuild = rebuild
 
 
+def _unit(call: Call, found: Analysis) -> None:
+    """Scaled to a norm of 1: of the squares of all channels, so that it is not exact."""
+    value, (result,) = call.inputs[0], call.results
+    found.give(result, found.axes(value))
+
+
 def prelu(call: Call, found: Analysis) -> None:
     """PReLU: its slopes follow the channels."""
     layer, (value,), (result,) = call.operation, call.inputs, call.results
@@ -91,11 +97,13 @@ def layer_scale(call: Call, found: Analysis) -> None:
 def handlers() -> dict[type, Handler]:
     """The classes that this file knows."""
     from keras.src.applications import convnext
+    from keras.src.ops import nn
 
-    return {
+    later = named(nn, {"Normalize": _unit}) | named(layers, {"RMSNormalization": _rms})
+    return later | {
+        layers.UnitNormalization: _unit,
         layers.BatchNormalization: batch_norm,
         layers.LayerNormalization: _layer,
-        layers.RMSNormalization: _rms,
         layers.GroupNormalization: _group,
         layers.PReLU: prelu,
         convnext.LayerScale: layer_scale,

@@ -7,6 +7,7 @@ from keras import layers
 
 from tfcompress.graph.flow import Call, Value
 from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler, Slot
+from tfcompress.surgery.channels.atoms import Axis
 from tfcompress.surgery.channels.elementwise import check_activation
 from tfcompress.surgery.channels.linear import from_config, only
 
@@ -55,6 +56,34 @@ def _recurrent(call: Call, found: Analysis) -> None:
     found.give(result, (*[None] * (len(result.shape) - 1), made))
 
 
+def _convolutional(call: Call, found: Analysis) -> None:
+    """ConvLSTM: a filter with all its gates, of what it reads and of its own state."""
+    layer, cell = call.operation, call.operation.cell
+    if layer.stateful or layer.return_state or len(call.inputs) > 1:
+        raise Barrier("its state goes in or out")
+    for activation in (cell.activation, cell.recurrent_activation):
+        check_activation(activation)
+    first = layer.data_format == "channels_first"
+    axis = 2 if first else len(call.inputs[0].shape) - 1
+    read = found.same(call, "read", only(found, call, axis))
+    made = found.make(call, "filters", layer.filters)
+    gates, space = np.tile(made, 4), (None,) * len(layer.kernel_size)
+    rank = len(space)
+    found.set_weights(
+        call,
+        Slot(cell.kernel, (*space, read, gates), makes=(rank + 1,), reads=(rank,)),
+        Slot(cell.recurrent_kernel, (*space, made, gates)),
+        Slot(cell.bias, (gates,), makes=(0,)),
+    )
+    found.reads(call, (0, axis, read))
+    found.record(call).rebuild = lambda kept: from_config(layer, filters=kept.count(made))
+    (result,) = call.results
+    axes: list[Axis] = [None] * len(result.shape)
+    axes[-rank - 1 if first else -1] = made
+    found.give(result, axes)
+
+
 def handlers() -> dict[type, Handler]:
     """The classes that this file knows."""
-    return dict.fromkeys(RECURRENT, _recurrent)
+    convolutional = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
+    return dict.fromkeys(RECURRENT, _recurrent) | dict.fromkeys(convolutional, _convolutional)

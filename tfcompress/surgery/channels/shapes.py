@@ -9,10 +9,10 @@ import numpy as np
 from keras import layers
 
 from tfcompress.graph.flow import Call, Value
-from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler
+from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler, named
 from tfcompress.surgery.channels.atoms import Axis, Kept
 from tfcompress.surgery.channels.elementwise import broadcast
-from tfcompress.surgery.channels.linear import from_config
+from tfcompress.surgery.channels.linear import channel_axis, from_config, give_channels, only
 
 Shape = Sequence[int | None]
 
@@ -184,6 +184,39 @@ def _swapaxes(call: Call, found: Analysis) -> None:
     found.give(call.results[0], axes)
 
 
+def _moveaxis(call: Call, found: Analysis) -> None:
+    axes, operation = found.axes(call.inputs[0]), call.operation
+    # The axes of an array whose sizes tell them apart.
+    marked: np.ndarray = np.broadcast_to(0, range(len(axes)))
+    order = np.moveaxis(marked, operation.source, operation.destination).shape
+    found.give(call.results[0], [axes[n] for n in order])
+
+
+def _depth_to_space(call: Call, found: Analysis) -> None:
+    """The channels of a block become places of one channel, and go together."""
+    axis, times = _depth(call, found)
+    given = found.axes(call.inputs[0])[axis]
+    if given is not None:
+        table = given.reshape(times, -1)
+        found.atoms.unite(table[:1], table)
+        given = table[0]
+    give_channels(found, call, axis, given)
+
+
+def _space_to_depth(call: Call, found: Analysis) -> None:
+    """A channel becomes one for each place of a block."""
+    axis, times = _depth(call, found)
+    given = found.axes(call.inputs[0])[axis]
+    give_channels(found, call, axis, None if given is None else np.tile(given, times))
+
+
+def _depth(call: Call, found: Analysis) -> tuple[int, int]:
+    """The axis of channels, and how many places a block has."""
+    axis = channel_axis(call)
+    only(found, call, axis)
+    return axis, call.operation.block_size**2
+
+
 def _repeat_vector(call: Call, found: Analysis) -> None:
     axes = found.axes(call.inputs[0])
     found.give(call.results[0], [axes[0], None, axes[1]])
@@ -213,25 +246,28 @@ def _squeeze(call: Call, found: Analysis) -> None:
 
 def handlers() -> dict[type, Handler]:
     """The classes that this file knows."""
-    from keras.src.ops import numpy
+    from keras.src.ops import nn, numpy
 
-    return {
-        layers.Concatenate: _concatenate,
-        numpy.Concatenate: _concatenate,
-        layers.Flatten: _flatten,
-        layers.Reshape: _reshape_layer,
-        numpy.Reshape: _reshape_operation,
-        layers.Permute: _permute,
-        numpy.Transpose: _transpose,
-        numpy.Swapaxes: _swapaxes,
-        layers.RepeatVector: _repeat_vector,
-        numpy.ExpandDims: _expand,
-        numpy.Squeeze: _squeeze,
-    }
+    operations: dict[str, Handler] = {
+        "Concatenate": _concatenate, "Reshape": _reshape_operation, "Transpose": _transpose,
+        "Swapaxes": _swapaxes, "Moveaxis": _moveaxis, "ExpandDims": _expand, "Squeeze": _squeeze,
+    }  # fmt: skip
+    blocks = {"DepthToSpace": _depth_to_space, "SpaceToDepth": _space_to_depth}
+    return (
+        named(numpy, operations)
+        | named(nn, blocks)
+        | {
+            layers.Concatenate: _concatenate,
+            layers.Flatten: _flatten,
+            layers.Reshape: _reshape_layer,
+            layers.Permute: _permute,
+            layers.RepeatVector: _repeat_vector,
+        }
+    )
 
 
 # Handlers of what takes each channel's values along, and changes none.
 MOVING: tuple[Handler, ...] = (
     _concatenate, _flatten, _reshape_layer, _reshape_operation, _permute, _transpose, _swapaxes,
-    _repeat_vector, _expand, _squeeze,
+    _moveaxis, _depth_to_space, _space_to_depth, _repeat_vector, _expand, _squeeze,
 )  # fmt: skip
