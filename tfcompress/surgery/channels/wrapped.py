@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from keras import layers
 
@@ -44,6 +45,8 @@ def _options(layer: Any) -> dict[str, Any]:
 
 def _time_distributed(call: Call, found: Analysis) -> None:
     wrapper, value, (result,) = call.operation, sequence(call, found), call.results
+    if isinstance(wrapper.layer, keras.Model):
+        raise Barrier("it holds a whole model: work on that alone, before it is wrapped")
     axes = found.axes(value)
     found.atoms.pin(axes[1])
     given = Value((value.shape[0], *value.shape[2:]), value.dtype)
