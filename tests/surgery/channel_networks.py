@@ -192,6 +192,17 @@ def masked():
     return keras.Model(inputs, [layers.Dense(3)(one), layers.Dense(2)(two)])
 
 
+def windows():
+    """Windows of an image as rows of the batch, as Swin has them."""
+    inputs = keras.Input((8, 8, 3))
+    x = ops.reshape(conv(8, activation="relu")(inputs), (-1, 2, 4, 2, 4, 8))
+    x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, 16, 8))
+    x = layers.Dense(12)(layers.MultiHeadAttention(2, 4)(x, x))
+    x = ops.transpose(ops.reshape(x, (-1, 2, 2, 4, 4, 12)), (0, 1, 3, 2, 4, 5))
+    x = conv(6, activation="relu")(ops.reshape(x, (-1, 8, 8, 12)))
+    return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+
 def mixer():
     """Channels along two axes: each is made by what reads the other."""
     inputs = keras.Input((6, 5))
@@ -287,7 +298,7 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
     for build in (
         plain, sequential, residual, dense_block, squeeze_excite, separable, resized, grouped,
         shuffled, split, shared_and_nested, inside, sequence, volume, recurrent, wrapped, masked,
-        mixer, moved, blocks, filmed, looked_up, attention, attention_by_hand,
+        windows, mixer, moved, blocks, filmed, looked_up, attention, attention_by_hand,
     )
 }  # fmt: skip
 

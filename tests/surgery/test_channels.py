@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from channel_networks import NETWORKS, PARTS, conv, network, silence
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,7 +67,7 @@ def test_silent_channels_of_random_networks(parts, widths, flat, several, share,
     assert_same_outputs(model, smaller, 1e-5)
 
 
-@pytest.mark.parametrize("shape", [(-1, 16), (-1, 8, 16), (-1, 8, 8, 4)])
+@pytest.mark.parametrize("shape", [(-1, 64), (-1, 8, 32), (-1, 8, 8, 4)])
 def test_a_reshape_of_the_batch_keeps_its_channels(shape):
     """Places or channels folded into the batch: each becomes an example of its own."""
     inputs = keras.Input((8, 8, 3))
@@ -209,3 +210,60 @@ def test_lora_inside_a_layer_keeps_its_channels(kind):
     assert smaller.get_layer("first").units == 12
     told = [e.reason for e in smaller.compression_report.entries if e.name == "held"]
     assert any("LoRA" in why for why in told)
+
+
+@keras.saving.register_keras_serializable("tests of channels")
+class Orthogonal(keras.regularizers.Regularizer):
+    """Of matrices of one size, as PointNet's transforms have it."""
+
+    def __call__(self, x):
+        x = ops.reshape(x, (-1, 4, 4))
+        return ops.sum(ops.square(ops.matmul(x, ops.transpose(x, (0, 2, 1))) - ops.eye(4)))
+
+    def get_config(self):
+        return {}
+
+
+@keras.saving.register_keras_serializable("tests of channels")
+class Small(keras.regularizers.Regularizer):
+    """Of any size."""
+
+    def __call__(self, x):
+        return 1e-3 * ops.sum(ops.square(x))
+
+    def get_config(self):
+        return {}
+
+
+@pytest.mark.parametrize("name", ["activity_regularizer", "kernel_regularizer"])
+def test_a_penalty_of_one_size_keeps_its_channels(name):
+    def made(penalty, **more):
+        inputs = keras.Input((8,))
+        x = layers.Dense(16, name="free", **{name: Small()})(inputs)
+        x = layers.Dense(16, name="held", **{name: penalty})(x)
+        return scramble(keras.Model(inputs, layers.Dense(2)(layers.Dense(16)(x))))
+
+    smaller = tfc.shrink(made(Orthogonal()), 0.1, round_to=1)
+    assert smaller.get_layer("held").units == 16
+    assert "Orthogonal takes one size alone" in entries(smaller)["held"][1]
+    assert np.isfinite(float(sum(smaller.losses)))
+    assert tfc.shrink(made(Small()), 0.4, round_to=1).get_layer("held").units < 16
+
+
+@pytest.mark.parametrize("activation", [ops.relu, ops.gelu, tf.nn.relu, tf.nn.leaky_relu, ops.tanh])
+def test_activations_of_other_modules(activation):
+    """`ops.gelu`, the approximate one, is called as Keras's exact one is."""
+    model = chain(
+        (8, 8, 3), conv(8, activation=activation, name="last"), layers.Activation(activation),
+        layers.Conv2D(6, 1, activation=activation), layers.BatchNormalization(), conv(2),
+    )  # fmt: skip
+    model = scramble(model)
+    kernel, bias = model.get_layer("last").get_weights()
+    kernel[..., :4], bias[:4] = 0, 0
+    model.get_layer("last").set_weights([kernel, bias])
+    smaller = tfc.remove_dead(model)
+    assert smaller.get_layer("last").filters == 4
+    assert_same_outputs(model, smaller, 3e-6)
+    assert tfc.shrink(model, 0.4, round_to=1).get_layer("last").filters < 8
+    for other in (tfc.fold_batchnorm(model), tfc.factorize(model, energy=1.0)):
+        assert_same_outputs(model, other, 3e-6)

@@ -365,3 +365,22 @@ def test_leaves_the_model_alone():
     assert before == (len(model._nodes), [len(layer._inbound_nodes) for layer in model.layers])
     with pytest.raises(ModelTypeError):
         tfc.complexity("model")
+
+
+def test_axes_folded_into_the_batch():
+    """Windows, or images of a film: each is a row of the batch, and all are the example's."""
+    inputs = keras.Input((16, 16))
+    windows = layers.Dense(48)
+    x = windows(keras.ops.reshape(inputs, (-1, 4, 16)))
+    model = keras.Model(inputs, layers.Dense(2)(keras.ops.reshape(x, (-1, 16, 48))))
+    found = tfc.complexity(model)
+    assert found.multiply_adds == 16 * 16 * 48 + 16 * 48 * 2
+    rows = {row.path: row for row in found.layers}
+    assert rows[windows.name].activation_elements == 16 * 48
+    frames = keras.Input((4, 8, 8, 3))
+    x = layers.Conv2D(16, 3, padding="same")(keras.ops.reshape(frames, (-1, 8, 8, 3)))
+    x = keras.ops.reshape(layers.GlobalAveragePooling2D()(x), (-1, 4, 16))
+    model = keras.Model(frames, layers.Dense(2)(layers.GlobalAveragePooling1D()(x)))
+    assert tfc.complexity(model).multiply_adds == 4 * 8 * 8 * 27 * 16 + 16 * 2
+    smaller = tfc.shrink(model, 0.5, round_to=1)
+    assert tfc.complexity(smaller).multiply_adds == 4 * 8 * 8 * 27 * 8 + 8 * 2

@@ -288,3 +288,35 @@ def test_the_report_of_what_is_not_looked_into():
     assert "inside another layer" in told["td/inside"][1]
     assert told["feeds"][1].startswith("4 of its channels are constant")
     assert "read each other" in told["lstm"][1]
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda x: layers.PReLU(shared_axes=[1, 2])(x),
+        lambda x: ops.pad(x, ((0, 0), (1, 1), (2, 2), (0, 0)), mode="reflect"),
+        lambda x: ops.pad(x + 1.5, ((0, 0), (1, 1), (2, 2), (0, 0)), mode="symmetric"),
+        lambda x: layers.UnitNormalization()(x),
+        lambda x: ops.normalize(x, axis=-1),
+        lambda x: ops.tile(x, (1, 1, 2, 1)),
+    ],
+)
+def test_channels_of_zeros_behind(after):
+    inputs = keras.Input((8, 8, 3))
+    first = layers.Conv2D(8, 3, use_bias=False)
+    x = layers.Conv2D(6, 3)(after(first(inputs)))
+    model = scramble(keras.Model(inputs, layers.Conv2D(2, 1)(layers.ReLU()(x))))
+    kernel = np.array(first.kernel)
+    kernel[..., 1::2] = 0
+    first.kernel.assign(kernel)
+    assert widths(same_and_smaller(model))[first.name] == "8 -> 4"
+
+
+def test_what_nothing_reads_goes():
+    """Channels behind a slice, or a part of a split that is left lying: all but one."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization()(conv(8, name="sliced")(inputs))
+    x = conv(9, activation="relu", name="parted")(x[..., 2:6])
+    model = scramble(keras.Model(inputs, conv(2)(ops.split(x, 3, axis=-1)[1])))
+    smaller = same_and_smaller(model)
+    assert widths(smaller) == {"sliced": "8 -> 5", "parted": "9 -> 5"}

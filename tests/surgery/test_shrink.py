@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from channel_networks import NETWORKS, bn_relu, conv
 from surgery_support import (
+    assert_same_outputs,
     assert_trains_saves_converts,
     chain,
     entries,
@@ -498,3 +499,21 @@ def test_heads_by_what_they_give():
     ).get_layer("heads")
     assert smaller.num_heads == 2
     np.testing.assert_array_equal(smaller._value_dense.kernel, np.array(value.kernel)[:, [0, 2]])
+
+
+def test_zeros_go_before_what_counts():
+    """Where rounding leaves a gap to the ratio, dead channels fill it, and no others."""
+    inputs = keras.Input((16,))
+    x = layers.Reshape((4, 4, 32))(layers.Dense(512, use_bias=False)(inputs))
+    for _ in range(2):
+        x = conv(16, use_bias=False)(layers.UpSampling2D()(x))
+    model = keras.Model(inputs, conv(1)(x))
+    for layer in model.layers[:-1]:
+        if hasattr(layer, "kernel"):
+            kernel = np.array(layer.kernel)
+            kernel[..., 1::2] = 0
+            layer.kernel.assign(kernel)
+    for ratio in (0.15, 0.2, 0.25, 0.3, 0.4, 0.5):
+        smaller = tfc.shrink(model, ratio, round_to=1)
+        assert smaller.compression_report.settings["reached"] == pytest.approx(ratio, abs=0.05)
+        assert_same_outputs(model, smaller, 1e-5)

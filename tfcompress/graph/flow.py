@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,11 +21,14 @@ class Value:
         shape: with the batch axis first; None where a size is not known.
         dtype: its dtype's name.
         masked: Keras carries a mask along with it.
+        rows: how many of its batch an example has: more than one behind a reshape that folds
+            other axes into the batch.
     """
 
     shape: tuple[int | None, ...]
     dtype: str
     masked: bool = False
+    rows: int = 1
 
     @classmethod
     def like(cls, tensor: Any) -> Value:
@@ -124,6 +128,7 @@ class _Reader:
                 results = [Value.like(tensor) for tensor in node.outputs]
                 if told:
                     _tell_shapes(operation, args, kwargs, results)
+                _tell_rows(operation, args, kwargs, results)
                 outputs = results[0] if len(results) == 1 else results
                 self.calls.append(Call(operation, args, kwargs, outputs, path))
             for tensor, value in zip(node.outputs, results, strict=True):
@@ -148,6 +153,18 @@ def _tell_shapes(operation: Any, args: Any, kwargs: Any, results: list[Value]) -
             value.shape = tuple(
                 b if a is None else a for a, b in zip(value.shape, shape, strict=True)
             )
+
+
+def _tell_rows(operation: Any, args: Any, kwargs: Any, results: list[Value]) -> None:
+    """Gives the results the rows that their example has in them."""
+    given = [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, Value)]
+    rows = max((value.rows for value in given), default=1)
+    for result in results:
+        result.rows = rows
+        if type(operation).__name__ == "Reshape" and given and given[0].shape[:1] == (None,):
+            before, after = (math.prod(n or 0 for n in v.shape[1:]) for v in (given[0], result))
+            if result.shape[:1] == (None,) and before and after and rows * before % after == 0:
+                result.rows = rows * before // after
 
 
 def _in_order(graph: Any) -> Iterator[Any]:

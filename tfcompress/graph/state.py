@@ -38,7 +38,7 @@ def copy_state(source: Any, copy: Any) -> None:
 
 
 def align(source: Any, copy: Any) -> None:
-    """Gives layers inside a rebuilt layer their names, and the precision they compute in.
+    """Gives layers inside a rebuilt layer their names, precision and activations.
 
     What a layer makes in its own `__init__` is named by counting, and takes the dtype policy that
     is set at the time; neither is in its config.
@@ -46,8 +46,27 @@ def align(source: Any, copy: Any) -> None:
     for before, after in zip(source._flatten_layers(), copy._flatten_layers(), strict=False):
         if type(before) is type(after):
             after.name = before.name
+            same_activations(before, after)
             if before.dtype_policy != after.dtype_policy:
                 after.dtype_policy = before.dtype_policy
+
+
+def same_activations(before: Any, after: Any) -> None:
+    """Gives a rebuilt layer the very functions that the other has, where its config means them.
+
+    Configs name functions, and another may have that name: `keras.ops.gelu`, the approximate one,
+    comes back as `keras.activations.gelu`, which is exact.
+    """
+    from keras import activations
+
+    for name in ("activation", "recurrent_activation"):
+        old, new = getattr(before, name, None), getattr(after, name, None)
+        if callable(old) and callable(new) and old is not new and hasattr(old, "__name__"):
+            try:
+                if activations.serialize(old) == activations.serialize(new):
+                    setattr(after, name, old)
+            except (TypeError, ValueError, AttributeError):
+                continue  # a function that no config holds, or an attribute that is only read
 
 
 def _signature(variables: list[Any]) -> list[tuple[tuple[int, ...], str]]:

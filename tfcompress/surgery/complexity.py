@@ -181,7 +181,7 @@ def _row(step: Any, counted: set[int]) -> LayerComplexity:
     fresh = [variable for variable in weights if id(variable) not in counted]
     counted.update(id(variable) for variable in fresh)
     shapes = [value.shape for value in step.outputs]
-    elements = [size(shape) for shape in shapes]
+    elements = [size(value.shape) * value.rows for value in step.outputs]
     return LayerComplexity(
         step.path,
         type(step.operation).__name__,

@@ -16,6 +16,7 @@ from keras import layers
 
 from tfcompress.graph.calls import Calls
 from tfcompress.graph.copying import Replacement
+from tfcompress.graph.state import same_activations
 from tfcompress.surgery.rewriting import resizable_config
 
 _AS_THEY_ARE: Final = (layers.Dropout, layers.Activation, layers.ReLU, layers.Dense)
@@ -115,6 +116,7 @@ def _dense(layer: keras.Layer) -> Replacement:
     config = resizable_config(layer)
     settings: dict[str, Any] = {key: config[key] for key in _SHARED_BY_DENSE if key in config}
     new = layers.Dense.from_config({**settings, "units": layer.filters})
+    same_activations(layer, new)
     kernel, *bias = layer.get_weights()
     weights = [np.reshape(kernel, kernel.shape[2:]), *bias]
     return Replacement([new], weights, f"Dense({layer.filters}) with the same weights")

@@ -18,6 +18,7 @@ from keras import layers
 
 from tfcompress.graph.calls import Calls
 from tfcompress.graph.copying import Replacement
+from tfcompress.graph.state import same_activations
 from tfcompress.surgery.rewriting import resizable_config
 
 _SIDES = (3, 5)
@@ -82,6 +83,7 @@ def _replace(calls: Calls, layer: keras.Layer) -> dict[int, Replacement]:
         return {}
     config = {**resizable_config(layer), "kernel_size": (side, side), "padding": wanted[1]}
     new: list[keras.Layer] = [type(layer).from_config(config)]
+    same_activations(layer, new[0])
     why = f"kernel {side}x{side}, {'same' if stride == 1 else f'{half} zeros on every side'}"
     found: dict[int, Replacement] = {}
     if stride == 2:

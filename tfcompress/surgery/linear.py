@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from keras import activations, layers
 
+from tfcompress.graph.state import same_activations
 from tfcompress.surgery.rewriting import plain_kernels
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -124,6 +125,7 @@ class Linear:
             einsum = type(self.layer) is layers.EinsumDense
             bias = [self._trimmed_bias() if einsum else self._bias]
         new = type(self.layer).from_config(config)
+        same_activations(self.layer, new)
         return new, [*kernels, *(one.astype(self._dtypes[0]) for one in bias)]
 
     def _check_axis(self, axis: int, rank: int) -> None:

@@ -12,6 +12,7 @@ from keras import layers
 
 from tfcompress.graph.copying import Replacement
 from tfcompress.graph.flow import Call
+from tfcompress.graph.state import same_activations
 from tfcompress.surgery.decompositions import Spectrum, relative_error, truncated_svd, tucker2
 from tfcompress.surgery.multiply_adds import multiply_adds
 from tfcompress.surgery.rewriting import UNKNOWN_PLACE, plain_kernels, resizable_config
@@ -310,6 +311,7 @@ def _chain(
 ) -> Replacement:
     """Layers of the same class from these configs; the last has the old one's bias."""
     new = [type(layer).from_config({**config, "kernel_constraint": None}) for config in configs]
+    same_activations(layer, new[-1])
     if layer.kernel_constraint is not None:
         why += "; without the constraint that was on the kernel"
     kernel, *bias = layer.get_weights()

@@ -257,6 +257,7 @@ def _separated(layer: Any, terms: int, names: set[str]) -> tuple[Any, float]:
     from keras import layers
 
     from tfcompress.graph.copying import Replacement
+    from tfcompress.graph.state import same_activations
     from tfcompress.surgery.rewriting import fresh_name, resizable_config
 
     def named(cls: Any, what: str, *args: Any, **kwargs: Any) -> Any:
@@ -297,6 +298,7 @@ def _separated(layer: Any, terms: int, names: set[str]) -> tuple[Any, float]:
             if not key.startswith("depthwise_")
         } | {"kernel_size": 1, "strides": 1, "padding": "valid"}
         new.append(type(layer).from_config(own))
+        same_activations(layer, new[-1])
         each = [depthwise[..., n, :, None].astype(kernel.dtype) for n in range(terms)]
         return Replacement(new, [*each, *rest], why, sides), error
     new = []
@@ -309,5 +311,6 @@ def _separated(layer: Any, terms: int, names: set[str]) -> tuple[Any, float]:
         config["padding"] = "valid"
     cls = layers.SeparableConv1D if in_one_dimension else layers.SeparableConv2D
     new.append(cls.from_config({**config, "depth_multiplier": 1}))
+    same_activations(layer, new[-1])
     depthwise = depthwise.reshape(*positions, terms * inputs, 1).astype(kernel.dtype)
     return Replacement(new, [depthwise, *rest], why, [None] * terms if terms > 1 else ()), error

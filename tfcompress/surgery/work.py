@@ -74,6 +74,7 @@ def _steps(call: Call, notes: list[str]) -> Sequence[Step]:
     layer = call.operation
     if not isinstance(layer, keras.layers.Layer) or is_known(layer):
         cost = call_multiply_adds(layer, call.args, call.kwargs, call.results)
+        cost *= call.results[0].rows
         return [Step(call.path, layer, call.inputs, call.results, cost)]
     found = _try(layer, call.args, call.kwargs, call.path, notes)
     if found is None or len(found.outputs) != len(call.results):
@@ -81,6 +82,7 @@ def _steps(call: Call, notes: list[str]) -> Sequence[Step]:
     # The rest of the flow knows the outputs as its own Values.
     own = {id(a): b for a, b in zip(found.outputs, call.results, strict=True)}
     for step in found.steps:
+        step.multiply_adds *= call.results[0].rows
         step.inputs = [own.get(id(v), v) for v in step.inputs]
         step.outputs = [own.get(id(v), v) for v in step.outputs]
     return found.steps
@@ -127,4 +129,4 @@ def item_bytes(dtype: str) -> int:
 
 
 def _bytes(value: Value) -> int:
-    return size(value.shape) * item_bytes(value.dtype)
+    return size(value.shape) * value.rows * item_bytes(value.dtype)

@@ -118,7 +118,7 @@ class Analysis:
                 if why:
                     raise Barrier(why)
                 handler_of(call.operation)(call, self)
-                check_config(call.operation)
+                check_config(call)
             except Barrier as why:
                 self._bar(record, str(why))
             except Exception as error:  # a call in a form that its handler does not foresee

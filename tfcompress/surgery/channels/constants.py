@@ -81,6 +81,9 @@ class Constants:
             table = np.asarray(call.operation.embeddings, np.float64)
             same = (table == table[:1]).all(0)
             self._set(call.results[0], np.where(same, table[0], np.nan))
+        elif handler in (norms.prelu, norms.unit):  # 0 stays 0
+            along = self.along(call.inputs[0])
+            self._set(call.results[0], np.where(along == 0, 0.0, np.nan))
         elif is_product(call):
             self._set(call.results[0], self._multiplied(call))
 
@@ -94,7 +97,8 @@ class Constants:
         if getattr(call.operation, "data_format", "") is None:
             return
         name = type(call.operation).__name__
-        zero_only = "Padding" in name or name in ("Pad", "Resize", "Resizing")
+        repeats = getattr(call.operation, "mode", "constant") != "constant"  # what is there
+        zero_only = "Padding" in name or (name in ("Pad", "Resize", "Resizing") and not repeats)
         if zero_only and not _pads_with_zeros(call):
             return
         by_atom: dict[int, float] = {}
@@ -214,8 +218,6 @@ def _gives_constants_again(call: Call) -> bool:
 def _pads_with_zeros(call: Call) -> bool:
     """Whether what an operator sets around its input, if anything, is 0."""
     operation = call.operation
-    if getattr(operation, "mode", "constant") != "constant":
-        return False
     border = [*call.args[1:], call.kwargs.get("constant_values")]
     border.append(getattr(operation, "fill_value", None))
     return not any(isinstance(one, Value) or np.any(one) for one in border if one is not None)
@@ -250,7 +252,7 @@ def separable(call: Call) -> bool:
 def is_product(call: Call) -> bool:
     """Whether a call sums up products of tensors, in which a channel of zeros adds nothing."""
     handler: Any = handler_of(call.operation)
-    return handler in (products.product, attention.single_head)
+    return handler in (products.product, attention.single_head, norms.unit)
 
 
 def _handed_on(call: Call) -> Iterator[tuple[Value, int, int]]:

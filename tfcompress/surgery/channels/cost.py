@@ -50,7 +50,8 @@ class Cost:
                 [_shape(self._found, kept, value) for value in values]
                 for values in (read, call.results)
             ]
-            total += rule(_Smaller(record, kept), *shapes) - before
+            # Of each of the rows of the batch that an example has.
+            total += (rule(_Smaller(record, kept), *shapes) - before) * call.results[0].rows
         return total
 
     def _parameters(self, kept: Kept) -> int:

@@ -110,7 +110,7 @@ class DeadUnits:
         return known & ~(border & (constants != 0))
 
     def _unread(self) -> np.ndarray:
-        """Those that only weights of 0 read."""
+        """Those that nothing reads, as behind a slice, or only weights of 0."""
         read, reader = self._flags(), self._flags()
         for record in self._found.records.values():
             for slot in record.slots:
@@ -129,6 +129,10 @@ class DeadUnits:
                     for axis in self._found.axes(value):
                         if axis is not None:
                             read[self._found.classes[axis]] = True
+        for axes in self._found.all_axes().values():
+            for axis in axes:
+                if axis is not None:
+                    reader[self._found.classes[axis]] = True
         return reader & ~read
 
     def _without_effect(self) -> np.ndarray:

@@ -66,8 +66,18 @@ def check_activation(activation: Any) -> None:
     name = getattr(activation, "__name__", type(activation).__name__)
     if name in _ACROSS:
         raise Barrier(f"{name} looks across channels")
-    if getattr(keras.activations, name, None) is not activation:
+    if not any(getattr(module, name, None) is activation for module in _modules(name)):
         raise Barrier(f"its activation {name!r} is not one of Keras's")
+
+
+def _modules(name: str) -> list[Any]:
+    """Where a function of that name is elementwise."""
+    operation = "".join(part.capitalize() for part in name.split("_"))
+    if operation not in _OPERATIONS_OF_ONE.split():
+        return [keras.activations]
+    import tensorflow as tf
+
+    return [keras.activations, keras.ops, keras.ops.nn, keras.ops.numpy, tf.nn]
 
 
 def _one(call: Call, found: Analysis) -> None:

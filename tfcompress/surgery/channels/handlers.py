@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import keras
 from keras import layers
 
 from tfcompress.graph.flow import Call
@@ -25,12 +26,13 @@ def handler_of(operation: Any) -> Handler:
     return _unknown
 
 
-def check_config(operation: Any) -> None:
-    """Checks that a layer can be made from its config, and in another size.
+def check_config(call: Call) -> None:
+    """Checks that a call's layer can be made from its config, and in another size.
 
     Raises:
         Barrier: it cannot, as some subclasses, or layers with functions that Keras does not know.
     """
+    operation = call.operation
     if not isinstance(operation, layers.Layer) or isinstance(operation, layers.Wrapper):
         return  # operations are shared then, and layers in wrappers are checked on their own
     kind: Any = type(operation)
@@ -47,6 +49,33 @@ def check_config(operation: Any) -> None:
         raise Barrier(said) from error
     if not follows:
         raise Barrier("it cannot be rebuilt in another size from its config")
+    _check_penalties(call)
+
+
+def _check_penalties(call: Call) -> None:
+    """Checks that regularizers and constraints of somebody's own take tensors of other sizes.
+
+    Raises:
+        Barrier: one of them does not.
+    """
+    layer = call.operation
+    *places, channels = call.results[0].shape or (1,)
+    given = (*(size or 1 for size in places), (channels or 1) + 1)
+    penalties = [("activity_regularizer", layer.activity_regularizer, given)]
+    for variable in layer.weights:
+        for name in ("regularizer", "constraint"):
+            own = getattr(variable, name, None)
+            shape = tuple(variable.shape)
+            other = (*shape[:-2], *(size + 1 for size in shape[-2:]))
+            penalties.append((f"{variable.name}'s {name}", own, other))
+    for name, penalty, shape in penalties:
+        if penalty is None or type(penalty).__module__.startswith("keras."):
+            continue
+        try:
+            penalty(keras.ops.ones(shape))
+        except Exception as error:  # whatever a user's own class raises
+            said = f"its {name} {type(penalty).__name__} takes one size alone"
+            raise Barrier(f"{said} ({type(error).__name__})") from error
 
 
 def _unknown(call: Call, found: Analysis) -> None:

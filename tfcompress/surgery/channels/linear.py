@@ -8,6 +8,7 @@ import numpy as np
 from keras import layers
 
 from tfcompress.graph.flow import Call
+from tfcompress.graph.state import same_activations
 from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler, Slot
 from tfcompress.surgery.channels.atoms import Axis, Kept
 from tfcompress.surgery.channels.elementwise import check_activation
@@ -22,7 +23,9 @@ def channel_axis(call: Call) -> int:
 
 def from_config(layer: Any, **changed: Any) -> Any:
     """A layer of that config, some of it changed."""
-    return type(layer).from_config({**resizable_config(layer), **changed})
+    new = type(layer).from_config({**resizable_config(layer), **changed})
+    same_activations(layer, new)
+    return new
 
 
 def only(found: Analysis, call: Call, kept_axis: int, which: int = 0) -> Axis:

@@ -64,7 +64,7 @@ def _group(call: Call, found: Analysis) -> None:
     found.record(call).rebuild = rebuild
 
 
-def _unit(call: Call, found: Analysis) -> None:
+def unit(call: Call, found: Analysis) -> None:
     """Scaled to a norm of 1: of the squares of all channels, so that it is not exact."""
     value, (result,) = call.inputs[0], call.results
     found.give(result, found.axes(value))
@@ -99,9 +99,9 @@ def handlers() -> dict[type, Handler]:
     from keras.src.applications import convnext
     from keras.src.ops import nn
 
-    later = named(nn, {"Normalize": _unit}) | named(layers, {"RMSNormalization": _rms})
+    later = named(nn, {"Normalize": unit}) | named(layers, {"RMSNormalization": _rms})
     return later | {
-        layers.UnitNormalization: _unit,
+        layers.UnitNormalization: unit,
         layers.BatchNormalization: batch_norm,
         layers.LayerNormalization: _layer,
         layers.GroupNormalization: _group,

@@ -46,7 +46,9 @@ class Order:
             finite = value[np.isfinite(value)]
             ranks.append(np.stack([finite, np.full(len(finite), number)], 1))
         table = np.concatenate(ranks) if ranks else np.zeros((0, 2))
-        self._turns = table[np.argsort(table[:, 0], kind="stable"), 1].astype(np.int64)
+        table = table[np.argsort(table[:, 0], kind="stable")]
+        self._turns, self._values = table[:, 1].astype(np.int64), table[:, 0]
+        self._ranked = [np.sort(own[:, 0]) for own in ranks]
 
     @property
     def steps(self) -> int:
@@ -79,6 +81,16 @@ class Order:
                 other = self._rounded(family, wanted, fixed)
                 if other != count and wanted > 0:
                     yield [*counts[:number], other, *counts[number + 1 :]]
+
+    def harmless(self, counts: Sequence[int], step: int) -> bool:
+        """Whether nothing goes that is worth more than what goes in that many steps."""
+        limit = self._values[min(step, self.steps) - 1] if step and self.steps else -np.inf
+        lost = (
+            ranked[len(family.units) - left - 1]
+            for family, ranked, left in zip(self.families, self._ranked, counts, strict=True)
+            if left < len(family.units)
+        )
+        return all(value <= limit for value in lost)
 
     def gone(self, counts: Sequence[int], classes: int) -> np.ndarray:
         """(classes,) of bool: which go if so many of each family are left."""
@@ -113,13 +125,16 @@ def closest(
     def error(counts: Sequence[int]) -> float:
         return abs(saved(counts) - wanted)
 
-    best = min((order.kept_counts(step) for step in (low, high)), key=error)
-    # Where steps are coarse, one family more or less comes closer.
-    for _ in range(4 if exact else 0):
+    step = min((low, high), key=lambda step: error(order.kept_counts(step)))
+    best = order.kept_counts(step)
+    # Where steps are coarse, one family more or less comes closer: first without taking what is
+    # worth more than what has gone so far, as long as there is such.
+    for _ in range(8 if exact else 0):
         if error(best) < CLOSE:
             break
-        other = min(order.neighbours(best), key=error, default=best)
-        if error(other) >= error(best):
+        closer = [other for other in order.neighbours(best) if error(other) < error(best)]
+        free = [other for other in closer if order.harmless(other, step)]
+        if not closer:
             break
-        best = other
+        best = min(free or closer, key=error)
     return best

@@ -119,7 +119,12 @@ def _give_reshaped(call: Call, found: Analysis) -> list[Axis]:
     value, (result,) = call.inputs[0], call.results
     axes = found.axes(value)
     if any(axis is not None for axis in axes) and _reshapes_batch(value.shape, result.shape):
-        raise Barrier("it reshapes the batch")
+        if any(axis is not None for axis in axes[:-1]) or value.shape[-1] != result.shape[-1]:
+            raise Barrier("it reshapes the batch")
+        # Windows, or images of a film, as rows of the batch: each with the same channels.
+        rows: list[Axis] = [*[None] * (len(result.shape) - 1), axes[-1]]
+        found.give(result, rows)
+        return rows
     found.atoms.pin(axes[0])
     given = [None, *reshaped(found, value.shape[1:], axes[1:], result.shape[1:])]
     found.give(result, given)

@@ -25,7 +25,7 @@ def _inside(call: Call, found: Analysis, layer: Any, given: Value, made: Value) 
     record, outer = found.record(part), found.record(call)
     record.calls.append(part)
     handler_of(layer)(part, found)
-    check_config(layer)
+    check_config(part)
     fresh = {id(slot.variable) for slot in outer.slots}
     outer.slots += [slot for slot in record.slots if id(slot.variable) not in fresh]
     if not any(other in found.flow.calls for other in record.calls):
