@@ -245,7 +245,7 @@ def test_barriers_are_told_and_keep_their_channels():
     assert told["mixing"] == ("left", "what Mixing does to single channels is not known")
     assert "call() of its own" in told["own"][1]
     assert told["before"][0] == told["after"][0] == told["last"][0] == "left"
-    assert "what keeps all of its own" in told["before"][1]
+    assert "which keeps all of its own" in told["before"][1]
 
 
 def test_include_and_exclude():
@@ -432,8 +432,8 @@ def test_initializers_that_fit_one_size():
 
 
 def test_what_keeps_the_channels_is_told_where_the_ratio_cannot_be_had():
-    model = chain((6, 8), layers.Dense(8), layers.UnitNormalization(), layers.Dense(2))
-    with pytest.raises(ConfigError, match=r"stay because of 'unit_norm\w+' \(what UnitNorm"):
+    model = chain((6, 8), layers.Dense(8), layers.Softmax(), layers.Dense(2))
+    with pytest.raises(ConfigError, match=r"stay because of 'softmax\w*' \(Softmax looks"):
         tfc.shrink(model, 0.3, round_to=1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def run_once(
         ConversionError: it does not run, or gives NaN or infinity.
     """
     generator = np.random.default_rng(0)
-    inputs = []
+    inputs, fuller = [], []
     for info in input_infos(tflite.parsed):
         if batches is not None:
             real = batches[info.name]
@@ -53,11 +53,16 @@ def run_once(
         else:
             real = exchange.idle_value(info)[None]
         inputs.append(quantize(real, info))
+        padding = batches is None and info.dtype.kind in "iu" and not np.any(inputs[-1])
+        fuller.append(inputs[-1] + inputs[-1].dtype.type(1) if padding else inputs[-1])
     try:
         outputs = proof.trial(tflite.content, inputs=inputs)
+        if not _finite(outputs) and any(map(np.any, fuller)) and batches is None:
+            # Of nothing but padding, as zeros are, a masked mean is 0 / 0 in Keras as well.
+            outputs = proof.trial(tflite.content, inputs=fuller)
     except (CorruptFileError, DeviceError) as error:
         raise ConversionError(f"The converted file does not run: {error}") from error
-    if any(value.dtype.kind == "f" and not np.isfinite(value).all() for value in outputs):
+    if not _finite(outputs):
         raise ConversionError(
             "The converted file gives NaN or infinity on valid inputs, while the weights are "
             "finite: some operator overflows. Look at the model's own outputs on the same data, "
@@ -65,6 +70,10 @@ def run_once(
         )
     infos = output_infos(tflite.parsed)
     return {info.name: dequantize(value, info) for info, value in zip(infos, outputs, strict=True)}
+
+
+def _finite(outputs: Sequence[np.ndarray]) -> bool:
+    return all(value.dtype.kind != "f" or bool(np.isfinite(value).all()) for value in outputs)
 
 
 def report_noise(

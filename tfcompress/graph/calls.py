@@ -54,3 +54,8 @@ def functional(model: keras.Model) -> Any:
     """The graph of calls of a Functional or built Sequential model; None for any other."""
     graph = getattr(model, "_functional", None) or model
     return graph if hasattr(graph, "_nodes_by_depth") else None
+
+
+def inputs_among(args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What a model is called on, without the masks, which Keras carries along with its inputs."""
+    return args, {name: item for name, item in kwargs.items() if name != "mask"}

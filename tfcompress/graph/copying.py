@@ -13,13 +13,15 @@ import numpy as np
 
 from tfcompress.errors import CompressError, ModelTypeError
 from tfcompress.graph import attributes
-from tfcompress.graph.calls import functional
+from tfcompress.graph.calls import functional, inputs_among
 from tfcompress.graph.state import align, copy_state
 
 # (layer of the original, its fresh copy) -> what stands in the copy's place in the new model.
 Wrap = Callable[[Any, Any], Any]
 # Layer of the original -> the layer that is copied in its stead.
 Unwrap = Callable[[Any], Any]
+
+_LENGTH = 160  # of what an exception says, in a report
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,7 @@ class Copier:
                 outputs = made(*args, **kwargs)
                 made.set_weights()
             elif is_graph(source) or plain_class(source) is not type(source):
-                tensors = keras.tree.flatten((args, kwargs))
+                tensors = keras.tree.flatten(inputs_among(args, kwargs))
                 made = self.model(source, [t for t in tensors if isinstance(t, keras.KerasTensor)])
                 outputs = made(*args, **kwargs)
             elif isinstance(source, keras.Layer):
@@ -274,6 +276,7 @@ class Copier:
     def _layer(self, source: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         try:
             copy = _rebuilt(source)
+            self._tie(source, copy)
             placed = self._wrap(source, copy)
             outputs = placed(*args, **kwargs)  # builds it
             copy_state(source, copy)
@@ -285,6 +288,13 @@ class Copier:
             return source, source(*args, **kwargs)
         self.result.layers[id(source)] = copy
         return placed, outputs
+
+    def _tie(self, source: Any, copy: Any) -> None:
+        """A layer that holds another of the graph, as to use its table again, holds its copy."""
+        for path, held in attributes.layers(source):
+            made = self.result.layers.get(id(held))
+            if made is not None:
+                attributes.put(copy, path, made)
 
     def _subclassed(self, model: Any) -> Any:
         """Rebuilt from its config; its attributes that are layers get their place-holders."""
@@ -393,4 +403,7 @@ def _takes_graph(cls: type) -> bool:
 
 def _said(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
+    said = lines[0] if lines else ""
+    if len(said) > _LENGTH:  # the first sentences, as of what Keras says of lambdas
+        said = f"{said[:_LENGTH].rpartition('. ')[0] or said[:_LENGTH]} ..."
+    return f"{type(error).__name__}: {said}".rstrip(": ")

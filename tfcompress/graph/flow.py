@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tfcompress.graph.calls import functional
+from tfcompress.graph.calls import functional, inputs_among
 from tfcompress.graph.copying import is_graph
 
 
@@ -121,7 +121,8 @@ class _Reader:
             operation = node.operation
             path = f"{prefix}{operation.name}"
             if is_graph(operation):
-                nested = [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, Value)]
+                nested = [v for v in keras.tree.flatten(inputs_among(args, kwargs))
+                          if isinstance(v, Value)]  # fmt: skip
                 outputs = self.read(operation, nested, f"{path}/")
                 results = keras.tree.flatten(outputs)
             else:

@@ -228,6 +228,12 @@ def _attention_operation(operation: Any, inputs: Sequence[Shape], outputs: Seque
     return size(query[:-1]) * size((value[1],)) * (size(key[-1:]) + size(value[-1:]))
 
 
+def _reversible(layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    """A table that is looked up costs nothing; read the other way it is a Dense layer."""
+    backwards = len(inputs[0]) == len(outputs[0])
+    return size(outputs[0]) * layer.output_dim if backwards else 0
+
+
 def _convolution_operation(
     operation: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]
 ) -> int:
@@ -279,5 +285,7 @@ def _rules() -> dict[type, Rule]:
             cls = getattr(layers, name.format(rank), None)
             if cls is not None:
                 table[cls] = rule
+    if hasattr(layers, "ReversibleEmbedding"):
+        table[layers.ReversibleEmbedding] = _reversible
     table |= dict.fromkeys((layers.LSTM, layers.GRU, layers.SimpleRNN, layers.RNN), _recurrent)
     return table

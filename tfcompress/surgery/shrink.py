@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TARGETS = ("multiply_adds", "parameters", "latency")
 POOLINGS = ("global", "layer")
 _TOLD = 3  # barriers in an error
+_FAR = 0.03  # from the ratio, so that it is told
 
 
 def shrink(
@@ -183,7 +184,12 @@ def _chosen(model: Any, found: Any, groups: Any, scores: Any, report: Any) -> np
             f"{settings['round_to']}) or the floor, or include more layers.{_barriers(found)}"
         )
     counts = closest(order, saved, share, exact=target != "latency")
-    report.settings["reached"] = round(saved(counts), 4)
+    reached = report.settings["reached"] = round(saved(counts), 4)
+    if target != "latency" and abs(reached - share) > _FAR:
+        report.notes.append(
+            f"{reached:.1%} of the {target} go, which is as close to {share:.1%} as steps of "
+            f"round_to={settings['round_to']} come here; a lower one comes closer."
+        )
     return order.gone(counts, classes)
 
 

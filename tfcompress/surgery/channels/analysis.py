@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,6 +110,7 @@ class Analysis:
         self.united: dict[int, np.ndarray] = {}
         self._axes: dict[int, tuple[Axis, ...]] = {}
         self._made: dict[tuple[int, str], np.ndarray] = {}
+        self._ends: list[int] = []  # unions after each call
         self.left, self.whole_heads = left, whole_heads
         for call in self.flow.calls:
             record = self.record(call)
@@ -124,12 +127,23 @@ class Analysis:
             except Exception as error:  # a call in a form that its handler does not foresee
                 self._bar(record, f"{UNFORESEEN} ({type(error).__name__})")
             self.united[id(call)] = self.atoms.united_since(before)
+            self._ends.append(self.atoms.count_of_unions())
         for value in keras.tree.flatten(self.flow.outputs):
             for axis in self.axes(value):
                 self.atoms.pin(axis)
         # A weight that several layers share is not taken apart.
         self._pin_shared_weights()
         self.classes = self.atoms.classes()
+
+    def holder(self, axis: np.ndarray) -> Record | None:
+        """What keeps channels that stay; None where it is an output of the model."""
+        since = self._pinned_since[axis]
+        number = bisect.bisect_right(self._ends, int(since[since >= 0][0]))
+        return self.record(self.flow.calls[number]) if number < len(self._ends) else None
+
+    @functools.cached_property
+    def _pinned_since(self) -> np.ndarray:
+        return self.atoms.pinned_since()
 
     def record(self, call: Call) -> Record:
         """The record of what is called."""
@@ -229,3 +243,10 @@ class Analysis:
                 if other is not record:
                     for one, two in ((record, other), (other, record)):
                         self._bar(one, f"it shares weights with '{two.path}'")
+        for record in self.records.values():
+            known = {id(slot.variable) for slot in record.slots}
+            # As of a layer of somebody's own that holds another, to use its table once more.
+            for variable in getattr(record.operation, "weights", ()):
+                other = owners.get(id(variable), record)
+                if id(variable) not in known and other is not record:
+                    self._bar(other, f"it shares weights with '{record.path}'")

@@ -48,6 +48,28 @@ class Atoms:
         pairs = np.concatenate([np.zeros((2, 0), np.int64), *self._pairs[count:]], axis=1)
         return pairs[:, (pairs != PINNED).all(0)]
 
+    def pinned_since(self) -> np.ndarray:
+        """(atoms,): how many unions there were when what an atom hangs on was pinned; -1: none.
+
+        Of several pins it is the one that is the fewest unions away.
+        """
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import breadth_first_order
+
+        result = np.full(self._count, -1)
+        pairs = np.concatenate([np.zeros((2, 1), np.int64), *self._pairs], axis=1)
+        sizes = [pair.shape[1] for pair in self._pairs]
+        number = np.repeat(np.arange(len(self._pairs)), sizes)
+        direct = (pairs[:, 1:] == PINNED).any(0)
+        # Of several entries for an atom the last counts, which is the first that was made.
+        result[pairs[:, 1:].max(0)[direct][::-1]] = number[direct][::-1]
+        graph = coo_array((np.ones(pairs.shape[1]), tuple(pairs)), (self._count, self._count))
+        order, before = breadth_first_order(graph.tocsr(), PINNED, directed=False)
+        for atom in order[1:]:
+            if before[atom] != PINNED:
+                result[atom] = result[before[atom]]
+        return result
+
     def classes(self) -> np.ndarray:
         """(atoms,): the number of the class that each atom is in; class 0 is pinned."""
         from scipy.sparse import coo_array

@@ -152,6 +152,8 @@ def single_head(call: Call, found: Analysis) -> None:
     (met,) = broadcast(found, last, 1)
     met = found.same(call, "met", met)
     layer = call.operation
+    numbers = list(map(id, call.inputs))
+    found.reads(call, *((numbers.index(id(one)), len(one.shape) - 1, met) for one in (query, key)))
     if isinstance(layer, layers.AdditiveAttention):
         found.set_weights(call, Slot(layer.scale, (met,)))
     (result,) = call.results

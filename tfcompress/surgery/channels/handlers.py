@@ -22,7 +22,9 @@ def handler_of(operation: Any) -> Handler:
     kind: Any = type(operation)
     for cls in kind.__mro__:
         if cls in table:
-            return _own_method if own_methods(kind, cls) else table[cls]
+            if not own_methods(kind, cls):
+                return table[cls]
+            return _unknown if kind.__module__.startswith("keras.") else _own_method
     return _unknown
 
 

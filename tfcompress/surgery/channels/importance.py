@@ -224,15 +224,22 @@ def _read_inside(found: Analysis) -> dict[int, list[tuple[int, int, np.ndarray]]
 
 @contextmanager
 def watching(see: Callable[[Any, Any], None]) -> Iterator[None]:
-    """Calls a function with each layer that is called, and what it is given."""
-    original = keras.layers.Layer.__call__
+    """Calls a function with each layer and operation that is called, and what it is given."""
+    kinds = (keras.layers.Layer, keras.Operation)
+    originals = [kind.__call__ for kind in kinds]
 
-    def watched(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        see(layer, (args, kwargs))
-        return original(layer, *args, **kwargs)
+    def watched(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        see(operation, (args, kwargs))
+        return originals[0](operation, *args, **kwargs)
 
-    keras.layers.Layer.__call__ = watched
+    def watched_operation(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(operation, keras.layers.Layer):  # these are seen by their own class
+            see(operation, (args, kwargs))
+        return originals[1](operation, *args, **kwargs)
+
+    keras.layers.Layer.__call__, keras.Operation.__call__ = watched, watched_operation
     try:
         yield
     finally:
-        keras.layers.Layer.__call__ = original
+        for kind, original in zip(kinds, originals, strict=True):
+            kind.__call__ = original

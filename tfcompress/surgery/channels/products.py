@@ -79,6 +79,12 @@ def product(call: Call, found: Analysis) -> None:
     for name, operands in along.items():
         if name not in output and len(operands) == 1:
             found.atoms.pin(axes[name])
+    found.reads(
+        call,
+        *((which, number, found.axes(value)[number])
+          for which, (names, value) in enumerate(zip(terms, call.inputs, strict=True))
+          for number, name in enumerate(names) if name not in output),
+    )  # fmt: skip
     found.give(call.results[0], [axes.get(name) for name in output])
 
 

@@ -13,6 +13,8 @@ from tfcompress.surgery.channels.units import Family
 LEAST_SHARE = 0.1
 # What is close enough to the ratio that was asked for.
 CLOSE = 0.005
+# Of so few families, any two are tried together.
+FEW = 8
 # Where it is measured, how far two measurements may be apart.
 NOISE = 0.03
 
@@ -132,7 +134,10 @@ def closest(
     for _ in range(8 if exact else 0):
         if error(best) < CLOSE:
             break
-        closer = [other for other in order.neighbours(best) if error(other) < error(best)]
+        near = list(order.neighbours(best))
+        if len(order.families) <= FEW:  # one family more for another
+            near += [other for one in near for other in order.neighbours(one)]
+        closer = [other for other in near if error(other) < error(best)]
         free = [other for other in closer if order.harmless(other, step)]
         if not closer:
             break

@@ -40,6 +40,8 @@ def taylor(found: Analysis, model: Any, data: Any, loss: Any) -> np.ndarray:
         if slot.axes[number] is not None
     ]
     variables = [slot.variable.value for slot, _ in chosen]
+    # Of what none of the weights reads, as queries and keys, those that make it lead to the loss.
+    made = [slot.variable.value for slot in slots_of(found)]
     for x, y in pairs_of(data):
         read: list[tuple[Any, int, np.ndarray]] = []
         with (
@@ -48,7 +50,7 @@ def taylor(found: Analysis, model: Any, data: Any, loss: Any) -> np.ndarray:
                 lambda layer, given, read=read: read.extend(_read(found, layer, given))  # type: ignore[misc]
             ),
         ):
-            tape.watch(variables)
+            tape.watch(made)
             try:
                 value = function(y, model(as_inputs(model, x), training=False))
             except Exception as error:

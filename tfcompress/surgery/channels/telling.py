@@ -49,7 +49,11 @@ def _widths(record: Record) -> dict[str, int]:
 
 
 def _why(found: Analysis, record: Record) -> str:
-    pinned = [bool((found.classes[axis] == 0).any()) for axis, _ in record.made]
-    if any(pinned):
-        return "its channels reach an output of the model or what keeps all of its own"
+    for axis, _ in record.made:
+        if (found.classes[axis] == 0).any():
+            holder = found.holder(axis[found.classes[axis] == 0])
+            if holder is None:
+                return "its channels reach an output of the model"
+            why = f" ({holder.barrier})" if holder.barrier else ""
+            return f"its channels reach {holder.path!r}, which keeps all of its own{why}"
     return ""
