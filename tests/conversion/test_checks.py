@@ -78,3 +78,17 @@ def test_signal_to_noise_is_the_formula():
         10 * np.log10(5 / 0.01)
     )
     assert signal_to_noise(np.ones(3), np.ones(3)) == float("inf")
+
+
+def test_a_masked_mean_is_not_tried_on_padding_alone():
+    """0 / 0 in Keras as well."""
+    model = keras.Sequential(
+        [
+            keras.Input((8,), dtype="int32"),
+            keras.layers.Embedding(50, 16, mask_zero=True),
+            keras.layers.GlobalAveragePooling1D(),
+            keras.layers.Dense(2),
+        ]
+    )
+    ids = np.random.default_rng(0).integers(0, 50, (4, 8)).astype("int32")
+    np.testing.assert_allclose(tfc.convert(model).predict(ids), model(ids), atol=1e-5)

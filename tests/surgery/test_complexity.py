@@ -384,3 +384,10 @@ def test_axes_folded_into_the_batch():
     assert tfc.complexity(model).multiply_adds == 4 * 8 * 8 * 27 * 16 + 16 * 2
     smaller = tfc.shrink(model, 0.5, round_to=1)
     assert tfc.complexity(smaller).multiply_adds == 4 * 8 * 8 * 27 * 8 + 8 * 2
+
+
+def test_a_table_read_backwards_is_a_dense_layer():
+    tokens = keras.Input((8,), dtype="int32")
+    table = layers.ReversibleEmbedding(50, 16)
+    model = keras.Model(tokens, table(layers.Dense(16)(table(tokens)), reverse=True))
+    assert tfc.complexity(model).multiply_adds == 8 * 16 * 16 + 8 * 16 * 50

@@ -320,3 +320,74 @@ def test_what_nothing_reads_goes():
     model = scramble(keras.Model(inputs, conv(2)(ops.split(x, 3, axis=-1)[1])))
     smaller = same_and_smaller(model)
     assert widths(smaller) == {"sliced": "8 -> 5", "parted": "9 -> 5"}
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 32), (8, 32), (32,), (1, 8, 1), (1, 1, 32)])
+def test_constants_along_channels_follow_them(shape):
+    """As tables of positions: what is cut of them is what nothing reads any more."""
+    table = np.random.default_rng(0).normal(size=shape).astype("float32")
+    inputs = keras.Input((8, 5))
+    x = layers.Dense(32, activation="relu", name="first")(inputs) + table
+    x = ops.where(x > 0.2, x, table * np.ones((1, 8, 32), "float32"))
+    inner = keras.Input((8, 32))
+    last = layers.Dense(3)
+    model = scramble(keras.Model(inputs, last(keras.Model(inner, ops.multiply(table, inner))(x))))
+    kernel = np.array(last.kernel)
+    kernel[::2] = 0
+    last.kernel.assign(kernel)
+    smaller = same_and_smaller(model)
+    assert widths(smaller) == {"first": "32 -> 16"}
+    assert tfc.shrink(model, 0.3).get_layer("first").units < 32
+
+
+def test_a_layer_that_uses_the_table_of_another_goes_on_doing_so():
+    tokens = keras.Input((8,), dtype="int32")
+    table = layers.Embedding(50, 16)
+    x = layers.Dense(16)(layers.Dense(32, activation="relu", name="free")(table(tokens)))
+    model = scramble(keras.Model(tokens, Tied(table)(x)))
+    ids = np.random.default_rng(0).integers(0, 50, (4, 8))
+    assert model.count_params() == 50 * 16 + 2 * 16 * 32 + 16 + 32
+    for same in (tfc.remove_dead(model), tfc.fold_batchnorm(model)):
+        assert same.count_params() == model.count_params()
+        np.testing.assert_array_equal(np.asarray(same(ids)), np.asarray(model(ids)))
+    smaller = tfc.shrink(model, 0.3, target="parameters", round_to=1)
+    reached = 1 - smaller.count_params() / model.count_params()
+    assert reached == pytest.approx(0.3, abs=0.02)
+    assert "shares weights with" in entries(smaller)[table.name][1]
+
+
+@keras.saving.register_keras_serializable("tests of dead channels")
+class Tied(layers.Layer):
+    def __init__(self, table, **options):
+        super().__init__(**options)
+        self.table = table
+
+    def call(self, x):
+        return ops.matmul(x, ops.transpose(self.table.embeddings))
+
+    def get_config(self):
+        return {**super().get_config(), "table": keras.saving.serialize_keras_object(self.table)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "table": keras.saving.deserialize_keras_object(config["table"])})
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_masks_go_into_nested_models(sequential):
+    parts = [layers.LSTM(16, name="lstm"), layers.Dense(3)]
+    inner = (
+        keras.Sequential([keras.Input((8, 16)), *parts]) if sequential else chain((8, 16), *parts)
+    )
+    tokens = keras.Input((8,), dtype="int32")
+    model = scramble(keras.Model(tokens, inner(layers.Embedding(50, 16, mask_zero=True)(tokens))))
+    ids = np.random.default_rng(0).integers(0, 3, (4, 8))
+    smaller = tfc.shrink(model, 0.3, round_to=1, data=ids)
+    assert tfc.complexity(smaller).multiply_adds < 0.75 * tfc.complexity(model).multiply_adds
+    assert np.asarray(smaller(ids)).shape == (4, 3)
+    for same in (
+        tfc.remove_dead(model),
+        tfc.fold_batchnorm(model),
+        tfc.factorize(model, energy=1.0),
+    ):
+        np.testing.assert_allclose(np.asarray(same(ids)), np.asarray(model(ids)), atol=1e-5)

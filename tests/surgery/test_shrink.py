@@ -517,3 +517,46 @@ def test_zeros_go_before_what_counts():
         smaller = tfc.shrink(model, ratio, round_to=1)
         assert smaller.compression_report.settings["reached"] == pytest.approx(ratio, abs=0.05)
         assert_same_outputs(model, smaller, 1e-5)
+
+
+@pytest.mark.parametrize("importance", ["taylor", "activation"])
+def test_what_only_products_read_is_scored(importance):
+    """Two tables whose rows are multiplied, and queries and keys."""
+    users, things = (keras.Input((), dtype="int32") for _ in range(2))
+    rows = [layers.Embedding(20, 16)(one) for one in (users, things)]
+    model = scramble(keras.Model([users, things], layers.Dot(axes=1)(rows)))
+    ids = [np.arange(64) % 20, np.arange(64) % 7]
+    options = {"importance": importance, "loss": "mse", "round_to": 1}
+    smaller = tfc.shrink(
+        model, 0.5, target="parameters", data=(ids, np.ones((64, 1))), restore=False, **options
+    )
+    assert smaller.count_params() == model.count_params() // 2
+    products = np.abs(np.asarray(rows_of(model, ids))).mean(0)
+    if importance == "taylor":  # with this loss: |2 (output - target) x product|, summed
+        off = np.abs(np.asarray(model(ids)) - 1)
+        products = (off * np.abs(np.asarray(rows_of(model, ids)))).sum(0)
+        kept = np.sort(np.argsort(products)[8:])
+        table = model.layers[2].embeddings.numpy()[:, kept]
+        np.testing.assert_array_equal(smaller.layers[2].embeddings.numpy(), table)
+    inputs = keras.Input((8, 16))
+    q, k, v = (layers.Dense(n)(inputs) for n in (32, 32, 8))
+    scores = ops.softmax(ops.matmul(q, ops.transpose(k, (0, 2, 1))))
+    model = scramble(keras.Model(inputs, layers.Dense(4)(ops.matmul(scores, v))))
+    x = examples(model, 32)
+    smaller = tfc.shrink(model, 0.4, data=(x, np.zeros((32, 8, 4))), **options)
+    assert smaller.compression_report.settings["reached"] == pytest.approx(0.4, abs=0.03)
+
+
+def rows_of(model, ids):
+    """Products of the rows, channel by channel."""
+    one, two = (layer.embeddings.numpy() for layer in model.layers[2:4])
+    return one[ids[0]] * two[ids[1]]
+
+
+def test_two_families_are_weighed_against_each_other():
+    actor = keras.Sequential([keras.Input((3,)), *(layers.Dense(n) for n in (32, 32, 1))])
+    report = tfc.shrink(actor, 0.5).compression_report
+    assert report.settings["reached"] == pytest.approx(0.486, abs=1e-3)
+    alone = keras.Sequential([keras.Input((10, 12)), layers.LSTM(32), layers.Dense(12)])
+    report = tfc.shrink(alone, 0.5).compression_report
+    assert any("round_to=8" in note for note in report.notes)

@@ -116,10 +116,48 @@ def _across(call: Call, found: Analysis, across: Sequence[int | None]) -> None:
 
 
 def _several(call: Call, found: Analysis) -> None:
-    arguments = [*call.args, *call.kwargs.values()]
-    operands = [operand(found, item) for item in arguments if item is not None]
+    """Constants along channels, as tables of positions, follow the channels that they meet."""
+    arguments = [item for item in (*call.args, *call.kwargs.values()) if item is not None]
     (result,) = call.results
-    found.give(result, broadcast(found, operands, len(result.shape)))
+    rank = len(result.shape)
+    tensors = [operand(found, item) for item in arguments if isinstance(item, Value)]
+    met: list[Axis] = [None] * rank
+    for shape, axes in tensors:
+        for back in range(1, len(shape) + 1):
+            if met[-back] is None and shape[-back] == result.shape[-back]:
+                met[-back] = axes[-back]
+    constants = [np.shape(item) for item in arguments if not isinstance(item, Value)]
+    wide = {n - len(shape) for shape in constants for n, size in enumerate(shape) if size != 1}
+    along = [n for n in range(rank) if met[n] is not None and n - rank in wide]
+    for n in along:
+        met[n] = found.same(call, f"axis {n}", met[n])
+    for shape in constants:
+        own = met[rank - len(shape) :]
+        axes = [None if size == 1 else axis for size, axis in zip(shape, own, strict=True)]
+        tensors.append((shape, axes))
+    found.give(result, broadcast(found, tensors, rank))
+    if along:
+        found.record(call).rebuild = lambda kept: _following(call.operation, met, kept)
+
+
+def _following(operation: Any, met: Sequence[Axis], kept: Kept) -> Any:
+    """The operation on smaller tensors, its constants cut to what is left of the channels."""
+    new = type(operation).from_config(operation.get_config())
+    new.name = operation.name
+
+    def cut(item: Any) -> Any:
+        if item is None or isinstance(item, keras.KerasTensor) or not np.ndim(item):
+            return item
+        own = met[len(met) - np.ndim(item) :]
+        sizes = zip(np.shape(item), own, strict=True)
+        axes = tuple(None if size == 1 else axis for size, axis in sizes)
+        return kept.take(np.asarray(item), axes)
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = keras.tree.map_structure(cut, (args, kwargs))
+        return new(*args, **kwargs)
+
+    return called
 
 
 def _merge(call: Call, found: Analysis) -> None:
