@@ -243,7 +243,10 @@ class Analysis:
                 if other is not record:
                     for one, two in ((record, other), (other, record)):
                         self._bar(one, f"it shares weights with '{two.path}'")
+        called = {id(call) for call in self.flow.calls}  # others are inside layers that are
         for record in self.records.values():
+            if not any(id(call) in called for call in record.calls):
+                continue
             known = {id(slot.variable) for slot in record.slots}
             # As of a layer of somebody's own that holds another, to use its table once more.
             for variable in getattr(record.operation, "weights", ()):
