@@ -159,7 +159,7 @@ def test_a_model_inside_a_wrapper_is_told_what_to_do_with():
     cnn = chain((6, 6, 8), conv(8, name="in_it"), layers.Flatten(), name="cnn")
     model = chain(
         (4, 6, 6, 3), layers.TimeDistributed(conv(8, name="frames")),
-        layers.TimeDistributed(cnn, name="held"), layers.LSTM(16), layers.Dense(2),
+        layers.TimeDistributed(cnn, name="held"), layers.LSTM(16, name="lstm"), layers.Dense(2),
     )  # fmt: skip
     smaller = tfc.shrink(model, 0.02, round_to=1)
     assert smaller.get_layer("lstm").units < 16

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 TARGETS = ("multiply_adds", "parameters", "latency")
 POOLINGS = ("global", "layer")
 _TOLD = 3  # barriers in an error
-_FAR = 0.03  # from the ratio, so that it is told
 
 
 def shrink(
@@ -157,7 +156,7 @@ def without(
 
 def _chosen(model: Any, found: Any, groups: Any, scores: Any, report: Any) -> np.ndarray:
     """Which classes go."""
-    from tfcompress.surgery.channels.selection import LEAST_SHARE, Order, closest
+    from tfcompress.surgery.channels.selection import FAR, LEAST_SHARE, Order, closest
 
     settings = report.settings
     share, target = settings["ratio"], settings["target"]
@@ -185,7 +184,7 @@ def _chosen(model: Any, found: Any, groups: Any, scores: Any, report: Any) -> np
         )
     counts = closest(order, saved, share, exact=target != "latency")
     reached = report.settings["reached"] = round(saved(counts), 4)
-    if target != "latency" and abs(reached - share) > _FAR:
+    if target != "latency" and abs(reached - share) > FAR:
         report.notes.append(
             f"{reached:.1%} of the {target} go, which is as close to {share:.1%} as steps of "
             f"round_to={settings['round_to']} come here; a lower one comes closer."

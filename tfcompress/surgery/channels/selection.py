@@ -13,8 +13,10 @@ from tfcompress.surgery.channels.units import Family
 LEAST_SHARE = 0.1
 # What is close enough to the ratio that was asked for.
 CLOSE = 0.005
-# Of so few families, any two are tried together.
-FEW = 8
+# Farther from the ratio than this, any two of so few families are tried together.
+FAR, FEW = 0.03, 8
+# How often one family is given more or less that is worth something.
+TURNS = 4
 # Where it is measured, how far two measurements may be apart.
 NOISE = 0.03
 
@@ -131,15 +133,17 @@ def closest(
     best = order.kept_counts(step)
     # Where steps are coarse, one family more or less comes closer: first without taking what is
     # worth more than what has gone so far, as long as there is such.
-    for _ in range(8 if exact else 0):
+    harmful = 0
+    for _ in range(2 * TURNS if exact else 0):
         if error(best) < CLOSE:
             break
         near = list(order.neighbours(best))
-        if len(order.families) <= FEW:  # one family more for another
+        if len(order.families) <= FEW and error(best) > FAR:  # one family more for another
             near += [other for one in near for other in order.neighbours(one)]
         closer = [other for other in near if error(other) < error(best)]
         free = [other for other in closer if order.harmless(other, step)]
-        if not closer:
+        harmful += not free
+        if not closer or harmful > TURNS:
             break
         best = min(free or closer, key=error)
     return best
