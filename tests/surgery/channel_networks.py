@@ -203,6 +203,19 @@ def windows():
     return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
 
 
+def translated():
+    """An encoder's states go into a decoder: what both read may shrink, their units stay."""
+    a, b = keras.Input((6, 5)), keras.Input((4, 3))
+    x = layers.Dense(8, activation="relu")(a)
+    x, h, c = layers.LSTM(6, return_sequences=True, return_state=True)(x)
+    y = layers.LSTM(6, return_sequences=True)(
+        layers.Dense(8, activation="relu")(b), initial_state=[h, c]
+    )
+    y = layers.Concatenate()([y, layers.Attention()([y, x])])
+    y = layers.GRU(5)(layers.Dense(8, activation="relu")(y), initial_state=layers.Dense(5)(h))
+    return keras.Model([a, b], layers.Dense(3)(layers.Dense(8, activation="relu")(y)))
+
+
 def mixer():
     """Channels along two axes: each is made by what reads the other."""
     inputs = keras.Input((6, 5))
@@ -298,7 +311,7 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
     for build in (
         plain, sequential, residual, dense_block, squeeze_excite, separable, resized, grouped,
         shuffled, split, shared_and_nested, inside, sequence, volume, recurrent, wrapped, masked,
-        windows, mixer, moved, blocks, filmed, looked_up, attention, attention_by_hand,
+        windows, translated, mixer, moved, blocks, filmed, looked_up, attention, attention_by_hand,
     )
 }  # fmt: skip
 

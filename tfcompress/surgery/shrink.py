@@ -39,11 +39,11 @@ def shrink(
 
     Which channels hang together is found by following every index through the graph: through
     additions and products, concatenation and splitting, flattening, reshaping, depthwise and
-    grouped convolutions, recurrent layers, normalisation, pooling and squeeze-and-excite. They go together, from
-    all layers that make, follow or read them. In Transformers whole heads, widths of queries and
-    keys, neurons of the feed-forward part and the width of embeddings go. Operators of which it
-    is not known what they do to single channels keep all of theirs. Inputs and outputs of the
-    model stay as they are.
+    grouped convolutions, recurrent layers, normalisation, pooling and squeeze-and-excite. They go
+    together, from all layers that make, follow or read them. In Transformers whole heads, widths
+    of queries and keys, neurons of the feed-forward part and the width of embeddings go. Operators
+    of which it is not known what they do to single channels keep all of theirs. Inputs and outputs
+    of the model stay as they are.
 
     Train on afterwards to win back accuracy; `tfc.ShrinkSchedule` takes turns.
 

@@ -32,9 +32,13 @@ def sequence(call: Call, found: Analysis) -> Value:
 def _recurrent(call: Call, found: Analysis) -> None:
     layer = call.operation
     cell = layer.cell
-    if layer.stateful or layer.return_state:
-        raise Barrier("its state goes in or out")
-    sequence(call, found)
+    mask = call.kwargs.get("mask")
+    states = [value for value in call.inputs[1:] if value is not mask]
+    if not states:
+        sequence(call, found)
+    for state in (*states, *([mask] if states and mask is not None else [])):
+        for axis in found.axes(state):
+            found.atoms.pin(axis)
     for name in ("activation", "recurrent_activation"):
         check_activation(getattr(cell, name, None))
     read = found.same(call, "read", only(found, call, 2))
@@ -52,6 +56,11 @@ def _recurrent(call: Call, found: Analysis) -> None:
     found.set_weights(call, *slots)
     found.reads(call, (0, 2, read))
     found.record(call).rebuild = lambda kept: from_config(layer, units=kept.count(made))
+    if states or layer.stateful or layer.return_state:
+        # What it reads may shrink all the same.
+        found.atoms.pin(made)
+        found.record(call).barrier = "its units stay: its state goes in or out"
+        return
     (result,) = call.results
     found.give(result, (*[None] * (len(result.shape) - 1), made))
 
