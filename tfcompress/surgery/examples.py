@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -128,7 +128,7 @@ class Remembered:
             yield item
 
 
-def repeatable(data: Any) -> Iterable[Any] | Any:
+def repeatable(data: Any) -> Any:
     """The data in a form that can be gone through several times: generators are remembered."""
     return Remembered(data) if isinstance(data, Iterator) else data
 

@@ -25,14 +25,18 @@ def _attended(call: Call) -> tuple[Value, Value, Value]:
     return query, value, value if key is None else key
 
 
+def _pin_others(call: Call, found: Analysis, attended: tuple[Value, ...]) -> None:
+    """Places stay, and masks: all but the last axes of query, value and key."""
+    for value in call.inputs:
+        axes = found.axes(value)
+        for axis in axes[:-1] if any(value is one for one in attended) else axes:
+            found.atoms.pin(axis)
+
+
 def _last(call: Call, found: Analysis) -> list[Axis]:
     """The atoms along the last axis of query, value and key; all else stays."""
     attended = _attended(call)
-    for value in call.inputs:
-        axes = found.axes(value)
-        known = any(value is one for one in attended)
-        for axis in axes[:-1] if known else axes:
-            found.atoms.pin(axis)
+    _pin_others(call, found, attended)
     return [
         found.same(call, name, found.axes(value)[-1])
         for name, value in zip(("query", "value", "key"), attended, strict=True)
@@ -144,10 +148,7 @@ def single_head(call: Call, found: Analysis) -> None:
     if len(call.results) > 1:
         raise Barrier("its scores are read")
     query, value, key = looked_up(call)
-    for one in call.inputs:
-        axes = found.axes(one)
-        for axis in axes[:-1] if any(one is known for known in (query, value, key)) else axes:
-            found.atoms.pin(axis)
+    _pin_others(call, found, (query, value, key))
     last = [((one.shape[-1],), (found.axes(one)[-1],)) for one in (query, key)]
     (met,) = broadcast(found, last, 1)
     met = found.same(call, "met", met)
