@@ -306,12 +306,49 @@ def attention_by_hand():
     return keras.Model(inputs, [layers.Dense(3)(x + y), z])
 
 
+def summed():
+    """Sums and maxima over channels: attention to places, norms by hand, products of rows."""
+    inputs = keras.Input((6, 6, 3))
+    x = conv(8, activation="relu")(inputs)
+    seen = ops.concatenate(
+        [ops.sum(x, -1, keepdims=True), ops.max(x, axis=-1, keepdims=True)], axis=-1
+    )
+    x = x * conv(1, 5, activation="sigmoid")(seen)
+    length = ops.sqrt(ops.sum(ops.square(x), axis=-1, keepdims=True) + 0.1)
+    x = layers.BatchNormalization()(conv(8)(x / length))
+    x = x * ops.norm(x, axis=(1, 2), keepdims=True) / (1 + ops.norm(x, axis=-1, keepdims=True))
+    rows = layers.Dense(6, activation="relu")(layers.Reshape((36, 8))(x))
+    scores = ops.sum(layers.Dense(6)(rows) * layers.Dense(6)(rows), axis=-1)
+    return keras.Model(inputs, [layers.Dense(3)(scores), conv(2)(x)])
+
+
+def attention_as_operation():
+    """`ops.dot_product_attention`, with fewer keys than queries too, a bias and a mask."""
+    inputs = keras.Input((6, 5))
+    x = layers.Dense(12, activation="relu")(inputs)
+
+    def parted(size, heads, width):
+        return layers.Reshape((size, heads, width))(layers.Dense(heads * width)(x))
+
+    q, k, v = (parted(6, 2, 8) for _ in range(3))
+    bias = np.random.default_rng(0).normal(size=(1, 1, 6, 6)).astype("float32")
+    y = layers.Reshape((6, 16))(ops.dot_product_attention(q, k, v, bias=bias, is_causal=True))
+    q, k, v = parted(6, 4, 8), parted(6, 2, 8), parted(6, 2, 8)
+    x = x + layers.Dense(12)(y)
+    x = x + layers.EinsumDense("abde,dec->abc", (6, 12))(ops.dot_product_attention(q, k, v))
+    q, k, v = parted(6, 4, 8), parted(6, 4, 8), parted(6, 4, 8)
+    mask = ops.expand_dims(ops.sum(x, axis=-1), 1)[:, None] > -1e6
+    y = ops.dot_product_attention(q, k, v, mask=mask, scale=0.3)
+    return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(y)))
+
+
 NETWORKS: dict[str, Callable[[], keras.Model]] = {
     build.__name__: build
     for build in (
         plain, sequential, residual, dense_block, squeeze_excite, separable, resized, grouped,
         shuffled, split, shared_and_nested, inside, sequence, volume, recurrent, wrapped, masked,
         windows, translated, mixer, moved, blocks, filmed, looked_up, attention, attention_by_hand,
+        summed, attention_as_operation,
     )
 }  # fmt: skip
 
@@ -355,7 +392,7 @@ def network(parts, widths, flat, several):
         elif part == "resized":
             x = ops.image.resize(layers.Resizing(4, 5)(x), (6, 6))
         elif part == "heads":
-            y = layers.Reshape((6, 6, 2, width))(conv(2 * width)(x))
+            y = layers.Reshape((6, 6, 2, width))(conv(2 * width, activation="relu")(x))
             x = layers.ReLU()(ops.max(y, axis=3))
         else:
             layer = conv(channels, activation="relu")

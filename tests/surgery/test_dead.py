@@ -251,6 +251,25 @@ def test_constants_behind_means_over_places(reduce):
     assert smaller.get_layer("conv").filters == (3 if taken else 4)
 
 
+@pytest.mark.parametrize(
+    "reduce", [ops.sum, ops.norm, ops.mean, ops.max, ops.std, ops.median, ops.logsumexp, ops.prod]
+)
+def test_zeros_in_sums_over_channels(reduce):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
+    x = reduce(x, axis=-1, keepdims=True)
+    model = scramble(keras.Model(inputs, layers.Conv2D(2, 3)(x)))
+    kernel, bias = model.get_layer("conv").get_weights()
+    kernel[..., 0] = bias[0] = 0
+    model.get_layer("conv").set_weights([kernel, bias])
+    smaller = same_and_smaller(model)
+    assert smaller.get_layer("conv").filters == (3 if reduce in (ops.sum, ops.norm) else 4)
+    if reduce in (ops.logsumexp, ops.prod):
+        assert any("looks across channels" in why for _, why in entries(smaller).values())
+    else:
+        assert tfc.shrink(model, 0.25, round_to=1).get_layer("conv").filters == 3
+
+
 def test_a_maximum_that_begins_higher():
     inputs = keras.Input((8, 8, 3))
     x = ops.max(layers.Conv2D(4, 3, name="conv")(inputs), axis=(1, 2), initial=2.0)

@@ -6,15 +6,20 @@ Of grouped queries, the heads that share keys and values go together, and widths
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import keras
 import numpy as np
 from keras import layers
 
 from tfcompress.graph.flow import Call, Value
-from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler, Slot
+from tfcompress.surgery.channels.analysis import Analysis, Barrier, Handler, Slot, named
 from tfcompress.surgery.channels.atoms import Axis, Kept
 from tfcompress.surgery.channels.elementwise import broadcast
 from tfcompress.surgery.channels.linear import from_config
+
+# Of `ops.dot_product_attention`.
+_ARGUMENTS = ("query", "key", "value", "bias", "mask", "scale")
 
 
 def _attended(call: Call) -> tuple[Value, Value, Value]:
@@ -161,9 +166,51 @@ def single_head(call: Call, found: Analysis) -> None:
     found.give(result, (*[None] * (len(result.shape) - 1), found.axes(value)[-1]))
 
 
+def dot_product(call: Call, found: Analysis) -> None:
+    """`ops.dot_product_attention`: whole heads, and the width of all of them at once."""
+    given = dict(zip(_ARGUMENTS, call.args, strict=False)) | call.kwargs
+    attended = [given[name] for name in _ARGUMENTS[:3]]
+    query, key, _ = attended
+    if not all(isinstance(one, Value) for one in attended):
+        raise Barrier("it attends to constants")
+    heads, width = zip(*(found.axes(one)[2:] for one in attended), strict=True)
+    numbers, count = list(map(id, call.inputs)), query.shape[2]
+    for one in call.inputs:
+        for axis in found.axes(one)[:2] if id(one) in map(id, attended) else found.axes(one):
+            found.atoms.pin(axis)
+    (met,) = broadcast(found, [((one.shape[3],), (own,)) for one, own in
+                               zip(attended, width, strict=True)], 1)  # fmt: skip
+    # A head of keys and values goes with all the heads of queries that look at it.
+    each = count // key.shape[2]
+    (looking,) = broadcast(found, [((count,), (heads[0],)), *(
+        ((count,), (None if own is None else np.repeat(own, each),)) for own in heads[1:]
+    )], 1)  # fmt: skip
+    for name in ("bias", "mask"):
+        other = given.get(name)
+        if other is not None and [1, *other.shape][-3 if len(other.shape) > 2 else 0] != 1:
+            found.atoms.pin(looking)
+    found.reads(call, *((numbers.index(id(one)), 3, met) for one in (query, key)))
+    # Scores are divided by the root of the width as it was.
+    scale = 1 / math.sqrt(query.shape[3])
+
+    def attend(query: Any, key: Any, value: Any, *others: Any, **named: Any) -> Any:
+        if each > 1:  # Keras does not take one head of keys for several of queries
+            key, value = (keras.ops.repeat(one, each, axis=2) for one in (key, value))
+        named = dict(zip(_ARGUMENTS[3:], others, strict=False)) | named
+        if named.get("scale") is None:
+            named["scale"] = scale
+        return call.operation(query, key, value, **named)
+
+    found.record(call).rebuild = lambda kept: attend
+    found.give(call.results[0], (None, None, looking, met))
+
+
 def handlers() -> dict[type, Handler]:
     """The classes that this file knows."""
+    from keras.src.ops import nn
+
     return {
+        **named(nn, {"DotProductAttention": dot_product}),
         layers.MultiHeadAttention: _multi_head,
         layers.GroupQueryAttention: _grouped_query,
         layers.Attention: single_head,

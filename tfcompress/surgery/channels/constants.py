@@ -20,7 +20,7 @@ from tfcompress.surgery.channels import (
     shapes,
     spatial,
 )
-from tfcompress.surgery.channels.analysis import Analysis
+from tfcompress.surgery.channels.analysis import Analysis, Record
 from tfcompress.surgery.channels.handlers import handler_of
 from tfcompress.surgery.channels.sums import FOLDING, constant_outputs
 
@@ -237,13 +237,14 @@ def activated(layer: Any, values: np.ndarray) -> np.ndarray | None:
     return np.where(np.isnan(values), np.nan, result)
 
 
-def separable(call: Call) -> bool:
+def separable(call: Call, record: Record) -> bool:
     """Whether each channel that a call reads reaches only its own, or a weight that reads it."""
     handler: Any = handler_of(call.operation)
     known = (
-        *elementwise.ELEMENTWISE, *_MOVING, products.reduce, norms.batch_norm, norms.prelu,
-        norms.layer_scale,
+        *elementwise.ELEMENTWISE, *_MOVING, norms.batch_norm, norms.prelu, norms.layer_scale,
     )  # fmt: skip
+    if handler is products.reduce:
+        return not record.read
     if isinstance(call.operation, (layers.EinsumDense, layers.MultiHeadAttention)):
         return handler is not None
     return handler in known or isinstance(call.operation, FOLDING)
@@ -253,6 +254,13 @@ def is_product(call: Call) -> bool:
     """Whether a call sums up products of tensors, in which a channel of zeros adds nothing."""
     handler: Any = handler_of(call.operation)
     return handler in (products.product, attention.single_head, norms.unit)
+
+
+def zeros_add_nothing(call: Call, record: Record) -> bool:
+    """Whether a channel of zeros that a call reads can go."""
+    if handler_of(call.operation) is products.reduce:
+        return products.adds_up(call.operation)
+    return bool(record.read) or is_product(call)
 
 
 def _handed_on(call: Call) -> Iterator[tuple[Value, int, int]]:

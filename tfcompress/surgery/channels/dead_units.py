@@ -12,7 +12,7 @@ from tfcompress.graph.flow import Call, Value
 from tfcompress.report import CompressionReport
 from tfcompress.surgery.channels.analysis import Analysis, Record
 from tfcompress.surgery.channels.atoms import Kept
-from tfcompress.surgery.channels.constants import Constants, is_product, separable
+from tfcompress.surgery.channels.constants import Constants, separable, zeros_add_nothing
 from tfcompress.surgery.channels.linear import channel_axis, from_config
 from tfcompress.surgery.channels.rebuild import Resized, replacements
 from tfcompress.surgery.channels.sums import READERS, added, sees_no_border
@@ -80,7 +80,7 @@ class DeadUnits:
         read, stays = self._flags(), self._flags()
         for record in self._found.records.values():
             for call in record.calls:
-                if separable(call) and not record.read:
+                if separable(call, record) and not record.read:
                     continue  # it hands every channel on
                 for value in call.inputs:
                     for number, atoms in enumerate(self._found.axes(value)):
@@ -96,7 +96,7 @@ class DeadUnits:
         constants = self._constants.on(value, number)
         if not isinstance(record.operation, READERS):
             # Of sums of products a channel of zeros can go; norms count it all the same.
-            return (constants == 0) & (bool(record.read) or is_product(call))
+            return (constants == 0) & zeros_add_nothing(call, record)
         if number != channel_axis(call):  # handed on
             return np.zeros(len(constants), bool)
         known, border = ~np.isnan(constants), not sees_no_border(record.operation)
@@ -123,7 +123,7 @@ class DeadUnits:
                     reader[self._found.classes[axis]] = True
                     read[self._found.classes[axis[some]]] = True
             for call in record.calls:
-                if separable(call):
+                if separable(call, record):
                     continue
                 for value in call.inputs:
                     for axis in self._found.axes(value):

@@ -21,19 +21,35 @@ _REDUCING = (
 )
 
 
+# Across channels these tell of single ones, or a channel of zeros decides.
+_OF_SINGLE = "Prod All Any Argmax Argmin CountNonzero Nanargmax Nanargmin Nanprod Logsumexp"
+
+
 def reduce(call: Call, found: Analysis) -> None:
-    """Means and the like of places: channels stay what they are."""
+    """Means and the like: of places, channels stay what they are; of channels, they are read.
+
+    As with norms, what comes of channels changes a little when some go, and follows.
+    """
     operation, value = call.operation, call.inputs[0]
     axes, rank = list(found.axes(value)), len(value.shape)
     over = operation.axes if hasattr(operation, "axes") else operation.axis
     over = range(rank) if over is None else over if isinstance(over, (tuple, list)) else [over]
     gone = {n % rank for n in over}
-    if any(axes[n] is not None for n in gone):
+    across = [n for n in gone if axes[n] is not None]
+    if across and type(operation).__name__ in _OF_SINGLE.split():
         raise Barrier(f"{type(operation).__name__} looks across channels")
+    found.reads(call, *((0, n, axes[n]) for n in across))
     keep = getattr(operation, "keepdims", False)
     for result in call.results:
         found.give(result, [None if n in gone else a for n, a in enumerate(axes)
                             if keep or n not in gone])  # fmt: skip
+
+
+def adds_up(operation: Any) -> bool:
+    """Whether to what reduces an axis an element of 0 makes no difference."""
+    name, order = type(operation).__name__, getattr(operation, "ord", None)
+    negative = isinstance(order, (int, float)) and order < 0
+    return name in ("Sum", "Nansum") or (name == "Norm" and not negative)
 
 
 def spelling(call: Call) -> tuple[list[list[str]], list[str]]:
