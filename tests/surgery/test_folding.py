@@ -119,6 +119,71 @@ def test_into_an_einsum_dense(name):
     assert classes(folded) == ["ReLU", "EinsumDense"]
 
 
+BETWEEN = {  # what stands between the two, and the shape in front
+    "dropout": ([layers.Dropout(0.5), layers.Activation("linear")], (7, 4)),
+    "places of dropout": ([layers.SpatialDropout2D(0.5), layers.GaussianNoise(1.0)], (6, 6, 4)),
+    "means": ([layers.AveragePooling2D(3, 2, padding="same")], (6, 6, 4)),
+    "one mean": ([layers.GlobalAveragePooling1D(keepdims=True), layers.Dropout(0.1)], (6, 4)),
+    "larger": ([layers.UpSampling2D(2, interpolation="bilinear")], (3, 3, 4)),
+    "cut": ([layers.Cropping1D(1), layers.AveragePooling1D(2)], (8, 4)),
+}
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("name", BETWEEN)
+def test_through_what_makes_no_difference(name, behind):
+    between, shape = BETWEEN[name]
+    parts = [layers.Dense(5), *between, bn()] if behind else [bn(), *between, layers.Dense(5)]
+    model = chain(shape, layers.ReLU(), *parts, layers.ReLU())
+    folded = fold(model)
+    assert "BatchNormalization" not in classes(folded)
+    ((action, reason),) = entries(folded).values()
+    assert action == "folded"
+    assert all(f"through '{layer.name}'" in reason for layer in between)
+
+
+@pytest.mark.parametrize("pool", [layers.MaxPooling2D(2), layers.GlobalMaxPooling2D()])
+@pytest.mark.parametrize("behind", [False, True])
+def test_through_maxima_where_no_scale_is_negative(pool, behind):
+    for sign in (1, -1):
+        again = type(pool).from_config(pool.get_config())
+        parts = [layers.Dense(5), again, bn()] if behind else [bn(), again, layers.Dense(5)]
+        model = scramble(chain((6, 6, 4), *parts, layers.ReLU()))
+        norm = next(one for one in model.layers if isinstance(one, bn))
+        norm.gamma.assign(np.abs(norm.gamma))
+        norm.gamma.assign(np.append(norm.gamma[:-1], sign * norm.gamma[-1]))
+        folded = tfc.fold_batchnorm(model)
+        assert_same_outputs(model, folded)
+        ((action, reason),) = entries(folded).values()
+        assert action == ("folded" if sign > 0 else "left")
+        assert sign > 0 or "would be minima" in reason
+
+
+def test_flattened_places_take_a_scale_each():
+    model = chain((4, 3, 5), bn(), layers.MaxPooling2D((2, 1)), layers.Dropout(0.5),
+                  layers.Flatten(), layers.Dense(6, activation="relu"), bn(axis=1))  # fmt: skip
+    scramble(model)
+    model.layers[1].gamma.assign(np.abs(model.layers[1].gamma))
+    folded = tfc.fold_batchnorm(model)
+    assert_same_outputs(model, folded)
+    assert [action for action, _ in entries(folded).values()] == ["folded", "left"]
+    model = chain((4, 6), layers.ReLU(), bn(axis=1), layers.Reshape((24,)), layers.Dense(3))
+    assert "BatchNormalization" not in classes(fold(model))
+
+
+def test_several_readers_and_norms_behind_dropout():
+    inputs = keras.Input((6, 8))
+    drop, dense = layers.Dropout(0.3), layers.Dense(4, name="dense")
+    x = bn()(layers.ReLU()(inputs))
+    both = [dense(drop(x)), dense(layers.Dropout(0.1)(x))]
+    assert "BatchNormalization" not in classes(fold(keras.Model(inputs, both)))
+    both = [dense(drop(x)), layers.Dense(4)(x)]
+    assert "several layers" in left(keras.Model(inputs, both))
+    model = chain((6, 8), layers.Dense(5, use_bias=False), layers.Dropout(0.1), bn(),
+                  layers.Identity(), bn(), layers.ReLU())  # fmt: skip
+    assert "BatchNormalization" not in classes(fold(model, 1e-5))
+
+
 def test_without_shift_padding_is_exact():
     model = chain((6, 6, 4), layers.ReLU(), bn(center=False), layers.Conv2D(3, 3, padding="same"))
     scramble(model)
@@ -239,7 +304,24 @@ LEFT = {
     ),
     "ZeroPadding2D": (
         lambda: chain((6, 6, 3), layers.ReLU(), bn(), layers.ZeroPadding2D(), layers.Conv2D(4, 3)),
-        "ZeroPadding2D could take it in is not known",
+        "would need its shift too",
+    ),
+    "dropout that is always on": (
+        lambda: keras.Model(
+            i := keras.Input((4,)), layers.Dense(3)(layers.Dropout(0.5)(bn()(i), training=True))
+        ),
+        "is called with training=True",
+    ),
+    "channels that are reshaped": (
+        lambda: chain((4, 6), layers.Dense(6), layers.Flatten(), bn(), layers.ReLU()),
+        "reshapes the channels",
+    ),
+    "a read mean": (
+        lambda: keras.Model(
+            i := keras.Input((4, 3)),
+            [p := layers.AveragePooling1D(2)(layers.Dense(3)(i)), layers.ReLU()(bn()(p))],
+        ),
+        "is read elsewhere too",
     ),
     "transposed": (
         lambda: chain((6, 6, 3), layers.ReLU(), bn(), layers.Conv2DTranspose(4, 3, name="t")),

@@ -1,0 +1,201 @@
+"""Which layer takes in a BatchNormalization: its neighbour, or one behind what hands it on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, tree
+
+from tfcompress import registry
+from tfcompress.graph.copying import Replacement, is_graph
+from tfcompress.graph.flow import read_flow
+from tfcompress.report import CompressionReport
+from tfcompress.surgery.linear import Linear, NotExact
+from tfcompress.surgery.passing import Affine, handed_on, passes
+from tfcompress.surgery.rewriting import UNKNOWN_PLACE
+
+
+class Folding:
+    """Decides what takes in what, over the flow of a model.
+
+    Args:
+        model: the model.
+        report: where to tell it.
+    """
+
+    def __init__(self, model: keras.Model, report: CompressionReport) -> None:
+        flow = read_flow(model)
+        self._model = model
+        self._report = report
+        self._calls: dict[int, list[Any]] = {}
+        self._readers: dict[int, list[Any]] = {}
+        self._makers: dict[int, Any] = {}
+        for call in flow.calls:
+            self._calls.setdefault(id(call.operation), []).append(call)
+            for value in call.inputs:
+                self._readers.setdefault(id(value), []).append(call)
+            for value in call.results:
+                self._makers[id(value)] = call
+        self._outputs = {id(value) for value in tree.flatten(flow.outputs)}
+        # What stands for the output of a layer that is gone.
+        self._now: dict[int, Any] = {}
+        self._linear: dict[int, Any] = {}
+        self._gone: list[Any] = []
+        self._norms = [
+            (path, layer)
+            for path, layer in registry.walk(model)
+            if type(layer) is layers.BatchNormalization
+        ]
+        order = {operation: number for number, operation in enumerate(self._calls)}
+        self._norms.sort(key=lambda item: order.get(id(item[1]), len(order)))
+
+    def replacements(self) -> dict[int, Any]:
+        """Folds; gives the new layers by the `id` of the old ones."""
+        for path, norm in self._norms:
+            kind = type(norm).__name__
+            try:
+                into = self._fold(norm)
+            except NotExact as why:
+                self._report.add(path, kind, "left", str(why))
+            else:
+                self._gone.append(norm)
+                self._report.add(path, kind, "folded", f"into {into}")
+        found = {id(norm): Replacement(self._in_place(norm)) for norm in self._gone}
+        for key, linear in self._linear.items():
+            new, weights = linear.rebuilt()
+            found[key] = Replacement([new], weights)
+        return found
+
+    def _fold(self, norm: Any) -> str:
+        """Takes one in; gives the path of the layer that did."""
+        calls = self._calls.get(id(norm), [])
+        if not calls:
+            raise NotExact(UNKNOWN_PLACE)
+        if any(call.kwargs.get("training") for call in calls):
+            raise NotExact("it is called with training=True")
+        rank = len(calls[0].inputs[0].shape)
+        own = Affine(norm.axis % rank, rank, *_scale_and_shift(norm))
+        try:
+            layer, affine, between = self._layer_before(calls, own)
+            self._taken(norm, layer, affine, Linear.take_behind)
+        except NotExact as before:
+            try:
+                layer, affine, between = self._layer_after(calls, own)
+                self._taken(norm, layer, affine, Linear.take_before)
+            except NotExact as after:
+                raise NotExact(f"before it: {before}; after it: {after}") from None
+        for call in calls:
+            self._join(call)
+        path = f"'{self._calls[id(layer)][0].path}'"
+        return path + "".join(f", through '{call.path}'" for call in between)
+
+    def _taken(self, norm: Any, layer: Any, affine: Affine, take: Any) -> None:
+        linear = self._linear.get(id(layer)) or Linear(layer)
+        if layer.compute_dtype != norm.compute_dtype:
+            raise NotExact(
+                f"'{layer.name}' computes in {layer.compute_dtype}, and it in {norm.compute_dtype}"
+            )
+        take(linear, affine.axis, affine.rank, affine.scale, affine.shift)
+        self._linear[id(layer)] = linear
+
+    def _layer_before(self, calls: list[Any], own: Affine) -> tuple[Any, Affine, list[Any]]:
+        """The layer that makes what these calls read, if it makes it for them only."""
+        found: list[Any] = []
+        for call in calls:
+            affine, between, reader = own, [], call
+            while True:
+                maker = self._makers.get(id(self._value(reader.inputs[0])))
+                if maker is None:
+                    raise NotExact("the model's input")
+                self._check_readers(maker, calls if reader is call else [reader])
+                if not passes(maker.operation):
+                    break
+                affine = handed_on(affine, maker, backwards=True)
+                between.append(maker)
+                reader = maker
+            found.append((maker, affine, between))
+        return self._one(found)
+
+    def _check_readers(self, maker: Any, readers: list[Any]) -> None:
+        """Checks that nothing else reads what a call makes."""
+        (result, *others) = maker.results
+        found = self._readers.get(id(result), [])
+        if others or id(result) in self._outputs or any(one not in readers for one in found):
+            raise NotExact(f"what '{maker.operation.name}' gives is read elsewhere too")
+
+    def _layer_after(self, calls: list[Any], own: Affine) -> tuple[Any, Affine, list[Any]]:
+        """The layer that reads what these calls make, if it reads nothing else."""
+        found: list[Any] = []
+        ahead: list[Any] = [(call, own, []) for call in calls]
+        while ahead:
+            call, affine, between = ahead.pop(0)
+            result = call.results[0]
+            readers = self._readers.get(id(result), [])
+            if id(result) in self._outputs:
+                raise NotExact("it is an output of the model")
+            if not readers:
+                raise NotExact("nothing")
+            for reader in readers:
+                if passes(reader.operation):
+                    ahead.append((reader, handed_on(affine, reader), [*between, reader]))
+                else:
+                    found.append((reader, affine, between))
+        layer, affine, between = self._one(found)
+        if any(len(call.inputs) != 1 for call, _, _ in found):
+            raise NotExact(f"'{layer.name}' has several inputs")
+        return layer, affine, between
+
+    def _one(self, found: list[Any]) -> tuple[Any, Affine, list[Any]]:
+        """The layer of these calls, if there is one, and all its calls are among them."""
+        call, affine, between = found[0]
+        layer = call.operation
+        if any(other.operation is not layer for other, _, _ in found):
+            raise NotExact("several layers")
+        if len(self._calls[id(layer)]) != len({id(other) for other, _, _ in found}):
+            raise NotExact(f"'{layer.name}' is called elsewhere too")
+        if not all(affine.same(other) for _, other, _ in found):
+            raise NotExact(f"'{layer.name}' would have to take in several")
+        return layer, affine, between
+
+    def _join(self, call: Any) -> None:
+        """The call is gone: who read its output reads its input now."""
+        source, result = self._value(call.inputs[0]), call.results[0]
+        self._now[id(result)] = source
+        readers = [one for one in self._readers.get(id(source), []) if one is not call]
+        self._readers[id(source)] = readers + self._readers.get(id(result), [])
+        if id(result) in self._outputs:
+            self._outputs.add(id(source))
+            maker = self._makers.get(id(source))
+            if maker is not None:
+                self._report.notes.append(
+                    f"the output of {call.path!r} is now that of {maker.path!r}"
+                )
+
+    def _value(self, value: Any) -> Any:
+        while id(value) in self._now:
+            value = self._now[id(value)]
+        return value
+
+    def _in_place(self, norm: Any) -> list[Any]:
+        """What stays where it was: nothing, or a layer where a nested model would be left empty."""
+        gone = {id(one) for one in self._gone}
+        for graph in filter(is_graph, self._model._flatten_layers()):
+            inner = [one for one in graph.layers if not isinstance(one, layers.InputLayer)]
+            if inner and inner[-1] is norm and all(id(one) in gone for one in inner):
+                return [layers.Identity(name=norm.name, dtype=norm.dtype_policy)]
+        return []
+
+
+def _scale_and_shift(norm: Any) -> tuple[Any, Any]:
+    """(scale, shift), each (channels,) in float64: what the layer computes at inference."""
+    mean, variance, gamma, beta = (
+        None if one is None else np.asarray(one, np.float64)
+        for one in (norm.moving_mean, norm.moving_variance, norm.gamma, norm.beta)
+    )
+    assert mean is not None and variance is not None
+    scale = 1 / np.sqrt(variance + norm.epsilon)
+    scale = scale if gamma is None else scale * gamma
+    shift = -mean * scale
+    return scale, shift if beta is None else shift + beta
