@@ -184,6 +184,19 @@ def test_several_readers_and_norms_behind_dropout():
     assert "BatchNormalization" not in classes(fold(model, 1e-5))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_means_over_words(masked):
+    inputs = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(9, 8, mask_zero=masked)(inputs)
+    x = layers.GlobalAveragePooling1D()(bn()(layers.ReLU()(x)))
+    model = scramble(keras.Model(inputs, layers.Dense(3)(layers.Dropout(0.2)(x))))
+    folded = tfc.fold_batchnorm(model)
+    words = np.random.default_rng(0).integers(0, 4, (5, 6))
+    np.testing.assert_allclose(folded(words), model(words), rtol=0, atol=3e-6)
+    ((action, reason),) = entries(folded).values()
+    assert action == ("left" if masked else "folded"), reason
+
+
 def test_without_shift_padding_is_exact():
     model = chain((6, 6, 4), layers.ReLU(), bn(center=False), layers.Conv2D(3, 3, padding="same"))
     scramble(model)

@@ -72,8 +72,11 @@ def handed_on(affine: Affine, call: Any, backwards: bool = False) -> Affine:
     Raises:
         NotExact: there is none.
     """
-    operation, (given,), (result,) = call.operation, call.inputs, call.results
+    operation = call.operation
     kind, name = type(operation), f"'{operation.name}'"
+    if len(call.inputs) != 1:
+        raise NotExact(f"{name} has several inputs")
+    (given,), (result,) = call.inputs, call.results
     if call.kwargs.get("training"):
         raise NotExact(f"{name} is called with training=True")
     if kind in _SILENT or kind is layers.Activation:
