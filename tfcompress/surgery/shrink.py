@@ -95,7 +95,8 @@ def shrink(
         DeviceError: with `target="latency"`, no runtime is installed, or it does not run the model.
 
     Removing channels whose values are 0 leaves the outputs as they are. Exceptions are layers that
-    take a mean over channels, as LayerNormalization does: they follow, and change a little.
+    take a mean or a maximum over channels, as LayerNormalization does: they follow, and change a
+    little.
 
     Example:
         >>> smaller = tfc.shrink(model, 0.5)
