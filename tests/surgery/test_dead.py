@@ -270,6 +270,14 @@ def test_zeros_in_sums_over_channels(reduce):
         assert tfc.shrink(model, 0.25, round_to=1).get_layer("conv").filters == 3
 
 
+def test_a_norm_that_looks_for_the_smallest():
+    inputs = keras.Input((4,))
+    x = ops.norm(layers.Dense(5, name="dense")(inputs), ord=np.int64(-1), axis=-1)
+    model = scramble(keras.Model(inputs, x))
+    dead_first(model.get_layer("dense"))
+    same_and_smaller(model)
+
+
 def test_a_maximum_that_begins_higher():
     inputs = keras.Input((8, 8, 3))
     x = ops.max(layers.Conv2D(4, 3, name="conv")(inputs), axis=(1, 2), initial=2.0)

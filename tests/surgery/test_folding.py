@@ -184,6 +184,44 @@ def test_several_readers_and_norms_behind_dropout():
     assert "BatchNormalization" not in classes(fold(model, 1e-5))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+def test_what_makes_floats_of_integers_stays(dtype):
+    inputs = keras.Input((6, 6, 3), dtype=dtype)
+    model = scramble(keras.Model(inputs, layers.Conv2D(4, 3)(bn()(inputs))))
+    folded = tfc.fold_batchnorm(model)
+    x = np.random.default_rng(0).integers(0, 2, (3, 6, 6, 3)).astype(dtype)
+    np.testing.assert_array_equal(folded(x), model(x))
+    assert "makes floats" in next(iter(entries(folded).values()))[1]
+
+
+def test_a_nested_model_that_would_be_left_empty_saves(tmp_path):
+    inner = keras.Sequential([bn()])
+    folded = fold(chain((4,), layers.Dense(4), inner, layers.ReLU()))
+    assert "BatchNormalization" not in classes(folded)
+    folded.save(tmp_path / "model.keras")
+    assert_same_outputs(folded, keras.models.load_model(tmp_path / "model.keras"))
+    keras.models.clone_model(folded)
+
+
+def test_a_nested_model_that_is_called_in_training_stays():
+    inner = keras.Sequential([keras.Input((4,)), bn(), layers.ReLU()])
+    inputs = keras.Input((4,))
+    x = inner(layers.Dense(4, name="dense")(inputs), training=True)
+    model = scramble(keras.Model(inputs, layers.Dense(2)(x)))
+    assert "training=True" in str(tfc.fold_batchnorm(model).compression_report)
+    kernel, bias = model.get_layer("dense").get_weights()
+    kernel[:, :2], bias[:2] = 0, 0
+    model.get_layer("dense").set_weights([kernel, bias])
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    smaller = tfc.remove_dead(model)
+    np.testing.assert_allclose(smaller(x), model(x), rtol=0, atol=1e-5)
+
+
+def test_other_dtypes_between():
+    mean = layers.AveragePooling2D(2, dtype="mixed_float16")
+    assert "computes in float16" in left(chain((6, 6, 3), layers.Dense(4), mean, bn()))
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_means_over_words(masked):
     inputs = keras.Input((6,), dtype="int32")
@@ -230,6 +268,12 @@ def test_several_in_a_row_and_on_both_sides():
         bn(), layers.Conv2D(4, 3), bn(),
     )  # fmt: skip
     assert classes(fold(model, 1e-5)) == ["Conv2D", "ReLU", "Conv2D"]
+
+
+def test_one_that_is_gone_makes_way_for_another():
+    model = chain((6, 6, 3), bn(), layers.AveragePooling2D(2), bn(), layers.Flatten(),
+                  layers.Dense(3))  # fmt: skip
+    assert classes(fold(model)) == ["AveragePooling2D", "Flatten", "Dense"]
 
 
 def test_a_whole_network(tmp_path):

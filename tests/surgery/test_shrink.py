@@ -67,6 +67,21 @@ def test_widths_are_multiples(round_to):
     assert abs(saved(network(64), smaller) - 0.5) < 0.05
 
 
+@pytest.mark.parametrize("ratio", [0.02, 0.03, 0.05, 0.08, 0.1, 0.12])
+def test_live_channels_stay_while_silent_ones_come_close(ratio):
+    """The gate's four neurons cost next to nothing: they are not given away for half a point."""
+    inputs = keras.Input((8, 8, 3))
+    x = conv(12, name="conv", activation="relu")(inputs)
+    gate = layers.Dense(4, activation="relu")(layers.GlobalAveragePooling2D()(x))
+    gate = layers.Dense(12, activation="sigmoid", name="gate")(gate)
+    model = scramble(keras.Model(inputs, conv(6)(x * layers.Reshape((1, 1, 12))(gate))))
+    for name in ("conv", "gate"):
+        kernel, bias = model.get_layer(name).get_weights()
+        kernel[..., :3], bias[:3] = 0, 0
+        model.get_layer(name).set_weights([kernel, bias])
+    assert_same_outputs(model, tfc.shrink(model, ratio, round_to=1), 1e-5)
+
+
 def test_grouped_widths_are_multiples_too():
     model = chain(
         (8, 8, 3), conv(64), conv(64, groups=4), layers.GroupNormalization(4), conv(96), conv(4)

@@ -100,8 +100,15 @@ def read_flow(model: keras.Model) -> Flow:
 class _Reader:
     calls: list[Call] = field(default_factory=list)
 
-    def read(self, model: Any, inputs: list[Value], prefix: str) -> Any:
-        """Appends the model's calls on these inputs; returns its outputs."""
+    def read(self, model: Any, inputs: list[Value], prefix: str, training: bool = False) -> Any:
+        """Appends the model's calls on these inputs; returns its outputs.
+
+        Args:
+            model: the model.
+            inputs: what it is called with.
+            prefix: of paths.
+            training: whether it is called with training=True, as then all is that it holds.
+        """
         graph = functional(model)
         values: dict[int, Value] = {
             id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)
@@ -120,10 +127,13 @@ class _Reader:
             args, kwargs = node.arguments.convert(seen)
             operation = node.operation
             path = f"{prefix}{operation.name}"
+            if training and getattr(operation, "_call_has_training_arg", False):
+                kwargs = {**kwargs, "training": True}
             if is_graph(operation):
                 nested = [v for v in keras.tree.flatten(inputs_among(args, kwargs))
                           if isinstance(v, Value)]  # fmt: skip
-                outputs = self.read(operation, nested, f"{path}/")
+                trains = bool(kwargs.get("training"))
+                outputs = self.read(operation, nested, f"{path}/", trains)
                 results = keras.tree.flatten(outputs)
             else:
                 results = [Value.like(tensor) for tensor in node.outputs]

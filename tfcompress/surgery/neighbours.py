@@ -53,15 +53,20 @@ class Folding:
 
     def replacements(self) -> dict[int, Any]:
         """Folds; gives the new layers by the `id` of the old ones."""
-        for path, norm in self._norms:
-            kind = type(norm).__name__
-            try:
-                into = self._fold(norm)
-            except NotExact as why:
-                self._report.add(path, kind, "left", str(why))
-            else:
-                self._gone.append(norm)
-                self._report.add(path, kind, "folded", f"into {into}")
+        told: dict[str, tuple[Any, str, str]] = {}
+        before = -1
+        while before < len(self._gone):  # one that is gone may make way for another
+            before = len(self._gone)
+            for path, norm in self._norms:
+                if norm in self._gone:
+                    continue
+                try:
+                    told[path] = (norm, "folded", f"into {self._fold(norm)}")
+                    self._gone.append(norm)
+                except NotExact as why:
+                    told[path] = (norm, "left", str(why))
+        for path, (norm, action, reason) in told.items():
+            self._report.add(path, type(norm).__name__, action, reason)
         found = {id(norm): Replacement(self._in_place(norm)) for norm in self._gone}
         for key, linear in self._linear.items():
             new, weights = linear.rebuilt()
@@ -79,24 +84,26 @@ class Folding:
         own = Affine(norm.axis % rank, rank, *_scale_and_shift(norm))
         try:
             layer, affine, between = self._layer_before(calls, own)
-            self._taken(norm, layer, affine, Linear.take_behind)
+            self._taken(norm, [layer, *between], affine, Linear.take_behind)
         except NotExact as before:
             try:
                 layer, affine, between = self._layer_after(calls, own)
-                self._taken(norm, layer, affine, Linear.take_before)
+                self._taken(norm, [layer, *between], affine, Linear.take_before)
             except NotExact as after:
                 raise NotExact(f"before it: {before}; after it: {after}") from None
         for call in calls:
             self._join(call)
         path = f"'{self._calls[id(layer)][0].path}'"
-        return path + "".join(f", through '{call.path}'" for call in between)
+        return path + "".join(f", through '{one.name}'" for one in between)
 
-    def _taken(self, norm: Any, layer: Any, affine: Affine, take: Any) -> None:
+    def _taken(self, norm: Any, met: list[Any], affine: Affine, take: Any) -> None:
+        layer = met[0]
         linear = self._linear.get(id(layer)) or Linear(layer)
-        if layer.compute_dtype != norm.compute_dtype:
-            raise NotExact(
-                f"'{layer.name}' computes in {layer.compute_dtype}, and it in {norm.compute_dtype}"
-            )
+        for one in met:
+            if one.compute_dtype != norm.compute_dtype:
+                raise NotExact(
+                    f"'{one.name}' computes in {one.compute_dtype}, and it in {norm.compute_dtype}"
+                )
         take(linear, affine.axis, affine.rank, affine.scale, affine.shift)
         self._linear[id(layer)] = linear
 
@@ -113,7 +120,7 @@ class Folding:
                 if not passes(maker.operation):
                     break
                 affine = handed_on(affine, maker, backwards=True)
-                between.append(maker)
+                between.append(maker.operation)
                 reader = maker
             found.append((maker, affine, between))
         return self._one(found)
@@ -127,6 +134,8 @@ class Folding:
 
     def _layer_after(self, calls: list[Any], own: Affine) -> tuple[Any, Affine, list[Any]]:
         """The layer that reads what these calls make, if it reads nothing else."""
+        if not all(keras.backend.is_float_dtype(call.inputs[0].dtype) for call in calls):
+            raise NotExact("it also makes floats of what it reads")
         found: list[Any] = []
         ahead: list[Any] = [(call, own, []) for call in calls]
         while ahead:
@@ -139,7 +148,7 @@ class Folding:
                 raise NotExact("nothing")
             for reader in readers:
                 if passes(reader.operation):
-                    ahead.append((reader, handed_on(affine, reader), [*between, reader]))
+                    ahead.append((reader, handed_on(affine, reader), [*between, reader.operation]))
                 else:
                     found.append((reader, affine, between))
         layer, affine, between = self._one(found)
@@ -184,7 +193,7 @@ class Folding:
         for graph in filter(is_graph, self._model._flatten_layers()):
             inner = [one for one in graph.layers if not isinstance(one, layers.InputLayer)]
             if inner and inner[-1] is norm and all(id(one) in gone for one in inner):
-                return [layers.Identity(name=norm.name, dtype=norm.dtype_policy)]
+                return [layers.Identity(name=norm.name, dtype=norm.dtype_policy.name)]
         return []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def reduce(call: Call, found: Analysis) -> None:
 def adds_up(operation: Any) -> bool:
     """Whether to what reduces an axis an element of 0 makes no difference."""
     name, order = type(operation).__name__, getattr(operation, "ord", None)
-    negative = isinstance(order, (int, float)) and order < 0
+    negative = isinstance(order, numbers.Real) and order < 0
     return name in ("Sum", "Nansum") or (name == "Norm" and not negative)
 
 

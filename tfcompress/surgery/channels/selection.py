@@ -15,6 +15,9 @@ LEAST_SHARE = 0.1
 CLOSE = 0.005
 # Farther from the ratio than this, any two of so few families are tried together.
 FAR, FEW = 0.03, 8
+# What is worth so many times as much as all that has gone so far goes only from farther than that,
+# and where it brings it so much nearer.
+DEAR, WORTH_IT = 2.0, 0.01
 # How often one family is given more or less that is worth something.
 TURNS = 4
 # Where it is measured, how far two measurements may be apart.
@@ -86,9 +89,10 @@ class Order:
                 if other != count and wanted > 0:
                     yield [*counts[:number], other, *counts[number + 1 :]]
 
-    def harmless(self, counts: Sequence[int], step: int) -> bool:
-        """Whether nothing goes that is worth more than what goes in that many steps."""
+    def harmless(self, counts: Sequence[int], step: int, times: float = 1.0) -> bool:
+        """Whether nothing goes that is worth more than (times) what goes in that many steps."""
         limit = self._values[min(step, self.steps) - 1] if step and self.steps else -np.inf
+        limit = times * limit if limit > 0 else limit
         lost = (
             ranked[len(family.units) - left - 1]
             for family, ranked, left in zip(self.families, self._ranked, counts, strict=True)
@@ -143,6 +147,8 @@ def closest(
         closer = [other for other in near if error(other) < error(best)]
         free = [other for other in closer if order.harmless(other, step)]
         harmful += not free
+        limit = error(best) - WORTH_IT if error(best) > FAR else -1.0
+        closer = [o for o in closer if error(o) <= limit or order.harmless(o, step, DEAR)]
         if not closer or harmful > TURNS:
             break
         best = min(free or closer, key=error)
