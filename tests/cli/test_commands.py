@@ -208,17 +208,10 @@ def write_images(folder, classes, count):
             keras.utils.save_img(inner / f"{number}.png", pixels, scale=False)
 
 
-@pytest.mark.parametrize("source", ["digits", "npz", "folder"])
+@pytest.mark.parametrize("source", ["digits", "folder"])
 def test_demo(capsys, tmp_path, source):
     arguments = ["--out", str(tmp_path / "out"), "--epochs", "2"]
-    if source == "npz":
-        generator = np.random.default_rng(0)
-        y = generator.integers(0, 3, 90)
-        x = (generator.random((90, 16, 16)) * 60 + 60 * y[:, None, None]).astype("uint8")
-        path = tmp_path / "data.npz"
-        np.savez(path, x_train=x[:70], y_train=y[:70], x_test=x[70:], y_test=y[70:])
-        arguments += ["--data", str(path)]
-    elif source == "folder":
+    if source == "folder":
         write_images(tmp_path / "images", 2, 20)
         arguments += ["--data", str(tmp_path / "images"), "--image-size", "16"]
     assert main(["demo", *arguments]) == 0
