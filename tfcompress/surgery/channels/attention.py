@@ -166,9 +166,14 @@ def single_head(call: Call, found: Analysis) -> None:
     found.give(result, (*[None] * (len(result.shape) - 1), found.axes(value)[-1]))
 
 
+def arguments(call: Call) -> dict[str, Any]:
+    """What a call of `ops.dot_product_attention` is given."""
+    return dict(zip(_ARGUMENTS, call.args, strict=False)) | call.kwargs
+
+
 def dot_product(call: Call, found: Analysis) -> None:
     """`ops.dot_product_attention`: whole heads, and the width of all of them at once."""
-    given = dict(zip(_ARGUMENTS, call.args, strict=False)) | call.kwargs
+    given = arguments(call)
     attended = [given[name] for name in _ARGUMENTS[:3]]
     query, key, _ = attended
     if not all(isinstance(one, Value) for one in attended):

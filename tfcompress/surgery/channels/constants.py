@@ -253,7 +253,9 @@ def separable(call: Call, record: Record) -> bool:
 def is_product(call: Call) -> bool:
     """Whether a call sums up products of tensors, in which a channel of zeros adds nothing."""
     handler: Any = handler_of(call.operation)
-    return handler in (products.product, attention.single_head, norms.unit)
+    return handler in (
+        products.product, attention.single_head, attention.dot_product, norms.unit,
+    )  # fmt: skip
 
 
 def zeros_add_nothing(call: Call, record: Record) -> bool:
@@ -268,6 +270,9 @@ def _handed_on(call: Call) -> Iterator[tuple[Value, int, int]]:
     if isinstance(call.operation, (layers.Attention, layers.AdditiveAttention)):
         _, value, _ = attention.looked_up(call)
         yield value, len(value.shape) - 1, len(call.results[0].shape) - 1
+        return
+    if handler_of(call.operation) is attention.dot_product:
+        yield attention.arguments(call)["value"], 3, 3
         return
     terms, output = products.spelling(call)
     for value, names in zip(call.inputs, terms, strict=True):
