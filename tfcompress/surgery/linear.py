@@ -218,6 +218,19 @@ class Linear:
         return self._bias.reshape(self._bias.shape[first:] + (1,) * self._trailing())
 
 
+def scale_and_shift(norm: Any) -> tuple[Any, Any]:
+    """(scale, shift), each (channels,) in float64: what BatchNormalization does at inference."""
+    mean, variance, gamma, beta = (
+        None if one is None else np.asarray(one, np.float64)
+        for one in (norm.moving_mean, norm.moving_variance, norm.gamma, norm.beta)
+    )
+    assert mean is not None and variance is not None
+    scale = 1 / np.sqrt(variance + norm.epsilon)
+    scale = scale if gamma is None else scale * gamma
+    shift = -mean * scale
+    return scale, shift if beta is None else shift + beta
+
+
 def _channels_read(inputs: int, outputs: int, groups: int) -> np.ndarray:
     """(inputs, outputs): which input channel each weight of a grouped kernel reads."""
     group = np.arange(outputs) // (outputs // groups)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 from keras import layers, tree
 
 from tfcompress import registry
 from tfcompress.graph.copying import Replacement, is_graph
 from tfcompress.graph.flow import read_flow
 from tfcompress.report import CompressionReport
-from tfcompress.surgery.linear import Linear, NotExact
+from tfcompress.surgery.linear import Linear, NotExact, scale_and_shift
 from tfcompress.surgery.passing import Affine, handed_on, passes
 from tfcompress.surgery.rewriting import UNKNOWN_PLACE
 
@@ -81,7 +80,7 @@ class Folding:
         if any(call.kwargs.get("training") for call in calls):
             raise NotExact("it is called with training=True")
         rank = len(calls[0].inputs[0].shape)
-        own = Affine(norm.axis % rank, rank, *_scale_and_shift(norm))
+        own = Affine(norm.axis % rank, rank, *scale_and_shift(norm))
         try:
             layer, affine, between = self._layer_before(calls, own)
             self._taken(norm, [layer, *between], affine, Linear.take_behind)
@@ -195,16 +194,3 @@ class Folding:
             if inner and inner[-1] is norm and all(id(one) in gone for one in inner):
                 return [layers.Identity(name=norm.name, dtype=norm.dtype_policy.name)]
         return []
-
-
-def _scale_and_shift(norm: Any) -> tuple[Any, Any]:
-    """(scale, shift), each (channels,) in float64: what the layer computes at inference."""
-    mean, variance, gamma, beta = (
-        None if one is None else np.asarray(one, np.float64)
-        for one in (norm.moving_mean, norm.moving_variance, norm.gamma, norm.beta)
-    )
-    assert mean is not None and variance is not None
-    scale = 1 / np.sqrt(variance + norm.epsilon)
-    scale = scale if gamma is None else scale * gamma
-    shift = -mean * scale
-    return scale, shift if beta is None else shift + beta

@@ -23,6 +23,7 @@ from tfcompress.surgery.channels import (
 from tfcompress.surgery.channels.analysis import Analysis, Record
 from tfcompress.surgery.channels.handlers import handler_of
 from tfcompress.surgery.channels.sums import FOLDING, constant_outputs
+from tfcompress.surgery.linear import scale_and_shift
 
 _MOVING = shapes.MOVING + indexing.MOVING + spatial.MOVING
 _PRODUCTS = ("Multiply",)
@@ -194,15 +195,8 @@ class Constants:
         if self.axis(value) is None or self.axis(value) != layer.axis % len(value.shape):
             return None
         constants = self.along(value)
-        mean, variance, gamma, beta = (
-            None if one is None else np.asarray(one, np.float64)
-            for one in (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta)
-        )
-        assert mean is not None and variance is not None
-        scale = 1 / np.sqrt(variance + layer.epsilon)
-        scale = scale if gamma is None else scale * gamma
-        shift: Any = 0.0 if beta is None else beta
-        return np.where(scale == 0, shift, (constants - mean) * scale + shift)
+        scale, shift = scale_and_shift(layer)
+        return np.where(scale == 0, shift, constants * scale + shift)
 
 
 def _same(one: float | None, other: float | None) -> bool:
