@@ -64,6 +64,7 @@ def test_the_processor_tells(monkeypatch):
     assert processor("flags : sse2 avx2 f16c avx512f avx512_bf16") == ("emulated", "widened")
     assert processor("flags : sse2 avx512f avx512_vnni avx512_fp16") == ("native", "dot products")
     assert processor("flags : sse2 avx2 AVX_VNNI")[1] == "dot products"
+    assert processor("flags : sse2 avx512f avx512_vnni amx_tile amx_int8")[1] == "tiles"
     assert processor("isa : rv64imafdcv") == ("emulated", "")
 
 
@@ -74,7 +75,8 @@ def test_where_int8_gains_little_it_is_said(float_file, int8_file, monkeypatch):
         return report.machine.get("int8"), [n for n in report.notes if "int8" in n]
 
     both = [float_file, int8_file]
-    assert notes(both, "sse2 avx2") == ("widened", [instructions.INT8_NOTE])
+    assert notes(both, "sse2 avx2") == ("widened", [instructions.INT8_NOTES["widened"]])
+    assert notes(both, "sse2 avx512_vnni amx_int8") == ("tiles", [instructions.INT8_NOTES["tiles"]])
     assert notes(both, "sse2 avx2 avx512_vnni") == ("dot products", [])
     assert notes(both, "rv64") == (None, [])
     assert notes([float_file], "sse2 avx2") == ("widened", [])

@@ -120,7 +120,9 @@ def test_hazards_are_wrong_and_their_neighbours_are_not(gpu_adapter):
         warnings = [decision.warning for decision in decisions(content) if decision.warning]
         step = 2 if infos[0].scale else 1e-4 * np.abs(wanted[0]).max()
         apart = np.abs(result[2][0].astype("float64") - wanted[0]).max()
-        assert bool(warnings) == (apart > step) == (not right), (rule, right, apart, warnings)
+        assert bool(warnings) == (not right), (rule, right, warnings)
+        if right or gpu_adapter.software or rule not in ("batch-rows", "image-rows"):
+            assert (apart > step) == (not right), (rule, right, apart)  # else the driver's limit
 
 
 def test_every_row_form_condition_and_hazard_is_measured(sorted_out):

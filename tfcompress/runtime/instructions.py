@@ -10,16 +10,26 @@ from tfcompress.runtime.schema import Model
 
 _FP16: Final = {"avx512_fp16", "asimdhp"}
 _DOT_PRODUCTS: Final = {"avx512_vnni", "avx_vnni", "asimddp"}
+_TILES: Final = {"amx_int8"}
 _TOLD: Final = {"sse2", "asimd", "neon"}
 """One of these is among the features of every processor that tells its features in these words."""
 
 _MULTIPLIES: Final = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
 
-INT8_NOTE: Final = (
-    "This processor has no dot products of int8 (on x86 AVX-VNNI or AVX-512 VNNI, on ARM dotprod, "
-    "which phones have since about 2018): XNNPACK widens the values first, so that int8 models "
-    "gain less over float ones than there, or lose. Measure on the device that they are for."
-)
+INT8_NOTES: Final = {
+    "widened": (
+        "This processor has no dot products of int8 (on x86 AVX-VNNI or AVX-512 VNNI, on ARM "
+        "dotprod, which phones have since about 2018): XNNPACK widens the values first, so that "
+        "int8 models gain less over float ones than there, or lose. Measure on the device that "
+        "they are for."
+    ),
+    "tiles": (
+        "XNNPACK multiplies int8 by this processor's AMX tiles and sets them up anew in every call "
+        "of a kernel, so that small int8 models gain less over float ones than on processors that "
+        "have dot products alone, or lose. Measure on the device that they are for."
+    ),
+}
+"""Where int8 gains less than on most phones: how it is multiplied -> what to tell."""
 
 
 def features() -> frozenset[str]:
@@ -53,11 +63,14 @@ def int8_arithmetic(found: frozenset[str] | None = None) -> str:
 
     Returns:
         `"dot products"`, four at a time and summed in 32 bits, where it has instructions for it;
-        `"widened"` to 16 bits first where it has none; "" where that is not known.
+        `"tiles"` where XNNPACK takes AMX's for it; `"widened"` to 16 bits first where it has
+        neither; "" where that is not known.
 
     Source: the choice of kernels in XNNPACK's src/configs/gemm-config.c.
     """
     found = features() if found is None else found
+    if _TILES & found:
+        return "tiles"
     if _DOT_PRODUCTS & found:
         return "dot products"
     return "widened" if _TOLD & found else ""
@@ -75,6 +88,6 @@ def multiplies_int8(model: Model) -> bool:
 
 
 def int8_notes(models: list[Model], found: frozenset[str] | None = None) -> list[str]:
-    """The note on int8, if there are such models and the processor is such a one."""
-    slow = int8_arithmetic(found) == "widened"
-    return [INT8_NOTE] if slow and any(map(multiplies_int8, models)) else []
+    """The note on int8, if there are such models and the processor gains little by it."""
+    note = INT8_NOTES.get(int8_arithmetic(found))
+    return [note] if note and any(map(multiplies_int8, models)) else []
