@@ -13,6 +13,7 @@ from surgery_support import (
     chain,
     classes,
     entries,
+    examples,
     scramble,
 )
 
@@ -269,8 +270,8 @@ LEFT = {
     "each its own": (lambda: layers.EinsumDense("abc,bcd->abd", (3, 5)), (3, 4), "for each place"),
     "one side": (lambda: layers.EinsumDense("ab,cd->abcd", (3, 4, 5)), (3,), "one side only"),
     "in a layer": (
-        lambda: layers.TimeDistributed(layers.Dense(16)),
-        (5, 16),
+        lambda: layers.TimeDistributed(layers.TimeDistributed(layers.Dense(16))),
+        (2, 5, 16),
         "calls are not known",
     ),
 }
@@ -351,3 +352,47 @@ def test_tables_that_are_not_named_stay_and_take_no_part_in_a_target():
     assert counts[1] <= 0.7 * counts[0]
     alone = tfc.factorize(model, multiply_adds=0.3, include="mixed")
     assert both.compression_report.settings["energy"] == alone.compression_report.settings["energy"]
+
+
+def film_model(shared=False):
+    """A convolution and a Dense layer on each image of a film; shared: one of them outside too."""
+    x = inputs = keras.Input((5, 8, 8, 3))
+    x = layers.TimeDistributed(layers.Conv2D(12, 3, activation="relu"), name="images")(x)
+    x = layers.TimeDistributed(layers.Flatten())(x)
+    dense = layers.Dense(432, activation="relu", name="dense")
+    x = layers.TimeDistributed(dense, name="vectors")(x)
+    x = layers.GlobalAveragePooling1D()(x)
+    x = dense(x) if shared else x
+    return scramble(keras.Model(inputs, layers.Dense(2)(x)))
+
+
+def test_layers_in_time_distributed(tmp_path):
+    model = film_model()
+    convolution, dense = model.get_layer("images").layer, model.get_layer("vectors").layer
+    lower_rank(convolution, 2)
+    lower_rank(dense, 3)
+    smaller = tfc.factorize(model, energy=1 - 1e-9)
+    changed = {entry.name: entry.details for entry in smaller.compression_report.changed}
+    assert list(changed) == [f"images/{convolution.name}", "vectors/dense"]
+    saved = tfc.complexity(model).multiply_adds - tfc.complexity(smaller).multiply_adds
+    each = [d["multiply_adds_before"] - d["multiply_adds"] for d in changed.values()]
+    assert saved == sum(each) > 0
+    assert_same_outputs(model, smaller)
+    assert_trains_saves_converts(smaller, tmp_path)
+    assert [layer.name for layer in smaller.layers if "vectors" in layer.name] == [
+        "vectors_reduce",
+        "vectors",
+    ]
+    one = tfc.factorize(model, rank=1, include="vectors", data=examples(model, 64))
+    assert [entry.name for entry in one.compression_report.changed] == ["vectors/dense"]
+    assert any("2 layers" in note for note in one.compression_report.notes)
+
+
+def test_a_layer_in_time_distributed_and_outside_stays():
+    model = film_model(shared=True)
+    smaller = tfc.factorize(model, rank=1)
+    left = {entry.name: entry.reason for entry in smaller.compression_report.left}
+    assert "inside another layer" in left["vectors/dense"]
+    assert [e.name for e in smaller.compression_report.changed][:1] == [
+        f"images/{model.get_layer('images').layer.name}"
+    ]

@@ -477,3 +477,15 @@ def test_fitting_in_mixed_precision(policy):
         return np.abs(outputs(other, x)[0] - before).mean()
 
     assert error(tfc.separate(model, data=x)) < error(tfc.separate(model))
+
+
+def test_features_that_vary_little_around_a_large_mean_are_fitted():
+    generator = np.random.default_rng(0)
+    model = scramble(chain((40,), layers.Dense(300), layers.Dense(2)))
+    x = generator.normal(size=(64, 40)).astype("float32") * 0.01 + 3
+    smaller = tfc.factorize(model, rank=1, include=model.layers[1].name, data=x)
+    assert any("2 layers" in note for note in smaller.compression_report.notes)
+    plain = tfc.factorize(model, rank=1, include=model.layers[1].name)
+    off = [np.abs(np.subtract(*map(np.ravel, (outputs(m, x), outputs(model, x))))).mean()
+           for m in (smaller, plain)]  # fmt: skip
+    assert off[0] < off[1] / 5

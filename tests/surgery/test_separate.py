@@ -298,8 +298,8 @@ LEFT = {
     "dearer": (lambda: layers.Conv2D(2, (2, 1)), (6, 6, 4), "would cost"),
     "one's own": (lambda: Mine(16, 3), (6, 6, 4), "Mine has no separable form"),
     "in a layer": (
-        lambda: layers.TimeDistributed(layers.Conv1D(16, 3)),
-        (5, 6, 4),
+        lambda: layers.TimeDistributed(layers.TimeDistributed(layers.Conv1D(16, 3))),
+        (2, 5, 6, 4),
         "calls are not known",
     ),
 }
@@ -343,3 +343,30 @@ def test_terms_must_be_a_number_above_0(terms):
 def test_needs_a_graph():
     with pytest.raises(ModelTypeError):
         tfc.separate(keras.Sequential([layers.Conv2D(4, 3)]))
+
+
+@pytest.mark.parametrize("terms", [1, 2])
+@pytest.mark.parametrize("name", ["Conv2D", "Conv2D same, strided", "Conv1D causal"])
+def test_a_convolution_of_each_image_of_a_film(name, terms, tmp_path):
+    build, shape = CONVOLUTIONS[name]
+    each = layers.TimeDistributed(build(), name="each")
+    model = scramble(chain((5, *shape), each, layers.Flatten(), layers.Dense(3)))
+    make_separable(each.layer, terms)
+    separated = tfc.separate(model, terms=terms)
+    (entry,) = separated.compression_report.changed
+    assert entry.name == f"each/{each.layer.name}" and entry.details["error"] < 1e-6
+    counted = tfc.complexity(model).multiply_adds - tfc.complexity(separated).multiply_adds
+    assert counted == entry.details["multiply_adds_before"] - entry.details["multiply_adds"] > 0
+    assert_same_outputs(model, separated)
+    assert separated.get_layer("each").name == "each"
+    assert_trains_saves_converts(separated, tmp_path)
+
+
+def test_terms_of_films_with_channels_first_are_joined_along_the_channels():
+    convolution = layers.Conv2D(8, 3, strides=2, padding="same", data_format="channels_first")
+    model = chain((5, 4, 8, 9), layers.TimeDistributed(convolution))
+    make_separable(convolution, 2)
+    separated = tfc.separate(model, terms=2)
+    assert separated.output_shape == model.output_shape
+    (terms,) = (one for one in separated.layers if isinstance(one, layers.Concatenate))
+    assert terms.axis == 2 and terms.output.shape == (None, 5, 8, 4, 5)

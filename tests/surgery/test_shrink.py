@@ -452,6 +452,11 @@ def test_what_keeps_the_channels_is_told_where_the_ratio_cannot_be_had():
     model = chain((6, 8), layers.Dense(8), layers.Softmax(), layers.Dense(2))
     with pytest.raises(ConfigError, match=r"stay because of 'softmax\w*' \(Softmax looks"):
         tfc.shrink(model, 0.3, round_to=1)
+    x = inputs = keras.Input((6, 8))
+    x = shown = layers.Dense(8, name="shown")(x)
+    model = keras.Model(inputs, [layers.Dense(2, name="scores")(x), shown])
+    with pytest.raises(ConfigError, match="stay because of 'shown' "):
+        tfc.shrink(model, 0.3, round_to=1)
 
 
 def test_sizes_that_a_nested_model_leaves_open():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -65,6 +65,8 @@ def linear_part(operation: Any, shape: tuple[int, ...]) -> LinearPart | None:
     layer = getattr(operation, "_output_dense", operation)
     if not isinstance(layer, keras.Layer) or plain_kernels(layer):
         return None  # nor where its kernel is no variable, as with LoRA
+    if type(layer) is layers.TimeDistributed:
+        return _distributed(layer, shape)
     if computes_as(layer, layers.Conv1D, layers.Conv2D, layers.Conv3D):
         return None if layer.groups > 1 else _convolution(layer, shape)
     if computes_as(layer, layers.SeparableConv1D, layers.SeparableConv2D):
@@ -82,6 +84,18 @@ def _dense(layer: Any, shape: tuple[int, ...]) -> LinearPart:
 
     return LinearPart(
         layer, layer.kernel, rows, int(np.prod(shape[1:-1])), lambda k: k, lambda m: m
+    )
+
+
+def _distributed(layer: Any, shape: tuple[int, ...]) -> LinearPart | None:
+    """Each step is an example to the layer inside."""
+    part = linear_part(layer.layer, (shape[0], *shape[2:]))
+    if part is None:
+        return None
+    return replace(
+        part,
+        rows=lambda value, numbers: part.rows(np.reshape(value, (-1, *shape[2:])), numbers),
+        count=shape[1] * part.count,
     )
 
 

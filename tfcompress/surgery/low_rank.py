@@ -34,9 +34,10 @@ def factorize(
     - An Embedding that `include` names becomes a narrow one and a Dense layer: fewer parameters,
       for a few multiply-adds, of which there were none; not with `multiply_adds`.
 
-    The last layer of a chain has the old one's name, bias and activation. What would not cost less
-    is left as it is, such as every layer of full rank. With `data` the last layer of each chain is
-    fitted to what the old layer gave. Train on to win back accuracy.
+    A layer in TimeDistributed becomes a chain of TimeDistributed layers. The last layer of a chain
+    has the old one's name, bias and activation. What would not cost less is left as it is, such as
+    every layer of full rank. With `data` the last layer of each chain is fitted to what the old
+    layer gave. Train on to win back accuracy.
 
     Args:
         model: a Functional or built Sequential model, nested ones included; it does not change.
@@ -67,6 +68,7 @@ def factorize(
     Source: Denton et al. 2014 (arXiv:1404.0736) and Jaderberg et al. 2014 (arXiv:1405.3866) for
     the idea; Kim et al. 2016 (arXiv:1511.06530) for Tucker-2.
     """
+    from tfcompress.surgery.distributed import open_wrappers, wrapped
     from tfcompress.surgery.low_rank_forms import FACTORIZED, PARAMETERS, NoForm, form_of
     from tfcompress.surgery.rewriting import Choice, calls_by_layer, check_graph, replaced
     from tfcompress.surgery.work import read_work
@@ -76,10 +78,12 @@ def factorize(
     choice = Choice(model, include, exclude)
     report = CompressionReport("factorize")
     calls = calls_by_layer(model)
+    holders = open_wrappers(calls)
+    opened = list(holders.values())
     forms: dict[int, Any] = {}
     reasons: dict[int, str] = {}
     for _, layer in choice.layers:
-        if isinstance(layer, FACTORIZED) or choice.named(layer):
+        if isinstance(layer, FACTORIZED) or (choice.named(layer) and layer not in opened):
             reasons[id(layer)] = choice.left(layer)
             try:
                 if not reasons[id(layer)]:
@@ -101,6 +105,7 @@ def factorize(
         report.settings["energy"] = float(energy)
         plans = {key: form.keeping(float(energy)) for key, form in forms.items()}
     found = _replacements(choice, forms, plans, reasons, report)
+    found = wrapped(found, holders, {layer.name for _, layer in choice.layers})
     from tfcompress.surgery.restoring import restored
 
     return restored(model, replaced(model, found, report), report, data, found)

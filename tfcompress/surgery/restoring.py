@@ -279,6 +279,8 @@ class _Sums:
 
     def add(self, rows: np.ndarray, target: np.ndarray, rest: np.ndarray) -> None:
         """Adds rows, what they should give, and what they miss of it."""
+        # In float32 little would be left of what varies little around a large mean.
+        rows, rest = rows.astype(np.float64), rest.astype(np.float64)
         self._gram += rows.T @ rows
         self._cross += rows.T @ rest
         self._rows += rows.sum(0, dtype=np.float64)

@@ -37,8 +37,9 @@ def separate(
     often, side by side: runtimes have no fast kernel for a depth multiplier. With strides, where
     the input is larger than what comes out, these are depthwise layers side by side, concatenated
     in front of the pointwise one. Bias, activation, strides, padding, dilation, regularizers, name
-    and dtype stay. With as many terms as there are positions it would be exact, and as a rule no
-    cheaper: what would not cost less is left as it is.
+    and dtype stay; what is in TimeDistributed stays in it. With as many terms as there are
+    positions it would be exact, and as a rule no cheaper: what would not cost less is left as it
+    is.
 
     The error is large after one term, as convolutions are not separable by themselves; after three
     it is small as a rule. With `data` the pointwise kernels are fitted to what the convolutions
@@ -74,6 +75,7 @@ def separate(
     Young, channel by channel.
     """
     from tfcompress.graph.copying import Replacement
+    from tfcompress.surgery.distributed import open_wrappers, wrapped
     from tfcompress.surgery.rewriting import Choice, calls_by_layer, check_graph, replaced
 
     _check(terms, multiply_adds)
@@ -81,9 +83,11 @@ def separate(
     choice = Choice(model, include, exclude)
     report = CompressionReport("separate", {"terms": int(terms)})
     calls = calls_by_layer(model)
+    holders = open_wrappers(calls)
+    opened = list(holders.values())
     reasons, options = {}, {}
     for _, layer in choice.layers:
-        if _is_convolution(layer) or choice.named(layer):
+        if _is_convolution(layer) or (choice.named(layer) and layer not in opened):
             reasons[id(layer)] = choice.left(layer) or _cannot(layer, calls)
             if not reasons[id(layer)]:
                 options[id(layer)] = _Options(layer, calls[id(layer)])
@@ -111,6 +115,7 @@ def separate(
             report.add(path, kind, "left", why)
     from tfcompress.surgery.restoring import restored
 
+    found = wrapped(found, holders, names)
     return restored(model, replaced(model, found, report), report, data, found)
 
 

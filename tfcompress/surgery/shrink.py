@@ -195,11 +195,13 @@ def _chosen(model: Any, found: Any, groups: Any, scores: Any, report: Any) -> np
 
 def _barriers(found: Any) -> str:
     """A sentence on what keeps the channels of layers, as far as the user did not ask for it."""
-    told = [
-        f"{record.path!r} ({record.barrier})"
-        for record in found.records.values()
-        if record.barrier and not found.left(record.operation)
-    ]
+    from tfcompress.surgery.channels.telling import REACHES_OUTPUT, why_kept
+
+    records = [one for one in found.records.values() if not found.left(one.operation)]
+    told = [f"{one.path!r} ({one.barrier})" for one in records if one.barrier]
+    kept = [(one.path, why_kept(found, one)) for one in records if one.made and not one.barrier]
+    kept.sort(key=lambda one: one[1] == REACHES_OUTPUT)  # which every model's last layers do
+    told += [f"{path!r} ({why})" for path, why in kept if why]
     more = f" and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
     return f" Channels stay because of {', '.join(told[:_TOLD])}{more}." if told else ""
 

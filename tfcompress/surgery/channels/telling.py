@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from tfcompress.report import CompressionReport
 from tfcompress.surgery.channels.analysis import Analysis, Record
 from tfcompress.surgery.channels.atoms import Kept
+
+REACHES_OUTPUT: Final = "its channels reach an output of the model"
 
 
 def tell(
@@ -39,7 +42,7 @@ def tell(
         elif record.barrier:
             report.add(record.path, kind, "left", record.barrier)
         elif record.made:
-            why = found.left(record.operation) or _why(found, record) or otherwise(record)
+            why = found.left(record.operation) or why_kept(found, record) or otherwise(record)
             report.add(record.path, kind, "left", why)
 
 
@@ -48,12 +51,13 @@ def _widths(record: Record) -> dict[str, int]:
     return {name: len(axis) for name, (axis, _) in pairs}
 
 
-def _why(found: Analysis, record: Record) -> str:
+def why_kept(found: Analysis, record: Record) -> str:
+    """Why channels that a layer makes cannot go; "" where they can."""
     for axis, _ in record.made:
         if (found.classes[axis] == 0).any():
             holder = found.holder(axis[found.classes[axis] == 0])
             if holder is None:
-                return "its channels reach an output of the model"
+                return REACHES_OUTPUT
             why = f" ({holder.barrier})" if holder.barrier else ""
             return f"its channels reach {holder.path!r}, which keeps all of its own{why}"
     return ""

@@ -1,0 +1,91 @@
+"""TimeDistributed in the verbs that replace layers: what stands for the layer inside is wrapped."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from keras import layers
+
+from tfcompress.graph.copying import Replacement
+from tfcompress.graph.flow import Call, Value
+from tfcompress.surgery.rewriting import fresh_name
+
+
+def open_wrappers(calls: dict[int, list[Call]]) -> dict[int, Any]:
+    """Adds the calls of the layers in TimeDistributed, one for each step.
+
+    A layer that is called outside as well, or by two wrappers, is left out: one alone cannot be
+    replaced.
+
+    Args:
+        calls: the calls of each layer by `id`; those of the layers inside are added.
+
+    Returns:
+        By `id` of a layer inside, the TimeDistributed that holds it.
+    """
+    holders: dict[int, Any] = {}
+    shared = set(calls)
+    for own in list(calls.values()):
+        wrapper = own[0].operation
+        if type(wrapper) is not layers.TimeDistributed:
+            continue
+        inner = wrapper.layer
+        if id(inner) in holders:
+            shared.add(id(inner))
+        holders[id(inner)] = wrapper
+        calls.setdefault(id(inner), []).extend(step for call in own for step in _steps(call))
+    for key in shared & set(holders):
+        del holders[key], calls[key]
+    return holders
+
+
+def _steps(call: Call) -> list[Call]:
+    (given, *_), (made, *_) = call.inputs, call.results
+    one, other = (
+        Value((value.shape[0], *value.shape[2:]), value.dtype, rows=value.rows)
+        for value in (given, made)
+    )
+    inner = call.operation.layer
+    return [Call(inner, (one,), {}, other, f"{call.path}/{inner.name}")] * (given.shape[1] or 1)
+
+
+def wrapped(
+    found: Mapping[int, Replacement], holders: Mapping[int, Any], names: Collection[str]
+) -> dict[int, Replacement]:
+    """The replacements, with those of layers in TimeDistributed as their wrappers'.
+
+    Args:
+        found: what takes the place of a layer, by its `id`.
+        holders: of `open_wrappers`.
+        names: of the model's layers, which new ones are not to have.
+    """
+    taken = set(names)
+    return {
+        id(holders[key]) if key in holders else key: (
+            _wrapped(made, holders[key], taken) if key in holders else made
+        )
+        for key, made in found.items()
+    }
+
+
+def _wrapped(replacement: Replacement, wrapper: Any, taken: set[str]) -> Replacement:
+    last = replacement.layers[-1]
+
+    def wrap(layer: Any) -> Any:
+        if layer is None:
+            return None
+        if isinstance(layer, layers.Concatenate):  # of a list, whose tensors have an axis more
+            layer.axis += layer.axis > 0
+            return layer
+        name = wrapper.name
+        if layer is not last:
+            name = fresh_name(name + layer.name.removeprefix(wrapper.layer.name), taken)
+            taken.add(name)
+        return layers.TimeDistributed(
+            layer, name=name, trainable=wrapper.trainable, dtype=wrapper.dtype_policy
+        )
+
+    sides = [wrap(layer) for layer in replacement.sides]
+    return replace(replacement, sides=sides, layers=[wrap(layer) for layer in replacement.layers])
