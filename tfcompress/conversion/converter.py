@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tfcompress.conversion.export import SIGNATURE
+from tfcompress.conversion.operations import lacking
 from tfcompress.conversion.precisions import PRECISIONS, Precision
 from tfcompress.errors import ConversionError
 from tfcompress.report import CompressionReport
@@ -86,7 +87,7 @@ class Converter:
         try:
             _job("run", arguments)
         except ConversionError as error:
-            if not settings.fallback_ops:
+            if not settings.fallback_ops or lacking(error.log or ""):
                 raise
             report.notes.append(_fall_back(error, arguments, settings))
         if settings.quantizer:
@@ -139,6 +140,9 @@ def _job(name: str, arguments: dict[str, Any], preload: tuple[str, ...] = _PRELO
             "timeout": "It was stopped.",
             "memory": "Close other programs, or convert a smaller model.",
         }.get(error.reason, "")
+        missing = lacking(str(error))
+        if missing:
+            raise ConversionError(missing, log=f"{error}\n{error.log}") from None
         log = error.log.strip()
         shown = f"\n--- the converter's output ---\n{log}" if log else ""
         raise ConversionError(

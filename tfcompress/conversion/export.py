@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.conversion.calibration import InputSpec
+from tfcompress.conversion.operations import convertible
 from tfcompress.errors import ConfigError, ConversionError, DataError, ModelTypeError
 from tfcompress.keras3 import check_keras3
 
@@ -261,7 +262,7 @@ def trace(
         named = name_outputs(model, outputs)
         return {name: tf.identity(value, name=name) for name, value in named.items()}
 
-    with float32_compute(model), quiet():
+    with float32_compute(model), convertible(), quiet():
         try:
             return Exported(tf.function(infer, autograph=False).get_concrete_function(**signature))
         except Exception as error:
