@@ -417,7 +417,7 @@ def test_training_and_lora_and_inside_a_layer():
     lora = chain((5, 4), layers.Dense(3, name="dense"), bn(), layers.ReLU())
     lora.get_layer("dense").enable_lora(2)
     assert "LoRA" in left(lora)
-    inside = chain((5, 4), layers.TimeDistributed(bn(name="inside")))
+    inside = chain((2, 5, 4), layers.TimeDistributed(layers.TimeDistributed(bn(name="inside"))))
     (entry,) = tfc.fold_batchnorm(inside).compression_report.left
     assert "calls are not known" in entry.reason
 
@@ -445,3 +445,46 @@ def test_another_precision_stays():
     folded = tfc.fold_batchnorm(model)
     assert folded.output.dtype == model.output.dtype == "float32"
     assert "computes in float16, and it in float32" in entries(folded)["norm"][1]
+
+
+STEPS = ["Conv1D", "Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "SeparableConv2D", "Dense"]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_of_time_distributed(name, wrapped):
+    """A film through a layer and BatchNormalization, of each step or of the whole."""
+    build, shape, _ = LAYERS[name]
+    each = layers.TimeDistributed(build(use_bias=False), name="each")
+    norm = layers.TimeDistributed(bn(), name="norm") if wrapped else bn(name="norm")
+    folded = fold(chain((3, *shape), each, norm, layers.ReLU()))
+    assert classes(folded)[:3:2] == ["TimeDistributed", "ReLU"]
+    assert "BatchNormalization" not in classes(folded)
+    ((action, reason),) = entries(folded).values()
+    assert (action, reason) == ("folded", "into 'each'")
+    assert not tfc.fold_batchnorm(folded).compression_report.entries
+
+
+def test_norms_of_steps_into_what_is_behind(tmp_path):
+    parts = (layers.TimeDistributed(bn()), layers.TimeDistributed(layers.Conv2D(5, 3)))
+    folded = fold(chain((3, 6, 6, 4), *parts))
+    assert classes(folded) == ["TimeDistributed", "Conv2D"]
+    assert_trains_saves_converts(folded, tmp_path)
+
+
+def test_steps_that_cannot():
+    dense = layers.Dense(4, name="dense")
+    x = inputs = keras.Input((3, 4))
+    x = layers.TimeDistributed(dense, name="steps")(x)
+    x = bn(name="norm")(x)
+    model = keras.Model(inputs, dense(x[:, 0]))
+    action, reason = entries(fold(model))["norm"]
+    assert action == "left" and "what 'steps' holds is called elsewhere too" in reason
+    along = chain((3, 4), layers.TimeDistributed(layers.Dense(4), name="steps"), bn(axis=1))
+    (reason,) = {why for _, why in entries(fold(along)).values()}
+    assert "it normalises axis 1, along which 'steps' goes" in reason
+    both = bn()
+    x = inputs = keras.Input((3, 4))
+    x = layers.TimeDistributed(both)(layers.Dense(4)(x))
+    model = keras.Model(inputs, layers.TimeDistributed(both)(layers.ReLU()(x)))
+    assert {action for action, _ in entries(fold(model)).values()} == {"left"}

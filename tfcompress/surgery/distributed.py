@@ -41,6 +41,21 @@ def open_wrappers(calls: dict[int, list[Call]]) -> dict[int, Any]:
     return holders
 
 
+def inside(layer: Any) -> Any:
+    """What a TimeDistributed holds; other layers are what they are."""
+    return layer.layer if type(layer) is layers.TimeDistributed else layer
+
+
+def around(wrapper: Any, layer: Any, name: str = "") -> Any:
+    """A TimeDistributed like another one, around a layer."""
+    return layers.TimeDistributed(
+        layer,
+        name=name or wrapper.name,
+        trainable=wrapper.trainable,
+        dtype=wrapper.dtype_policy,
+    )
+
+
 def _steps(call: Call) -> list[Call]:
     (given, *_), (made, *_) = call.inputs, call.results
     one, other = (
@@ -83,9 +98,7 @@ def _wrapped(replacement: Replacement, wrapper: Any, taken: set[str]) -> Replace
         if layer is not last:
             name = fresh_name(name + layer.name.removeprefix(wrapper.layer.name), taken)
             taken.add(name)
-        return layers.TimeDistributed(
-            layer, name=name, trainable=wrapper.trainable, dtype=wrapper.dtype_policy
-        )
+        return around(wrapper, layer, name)
 
     sides = [wrap(layer) for layer in replacement.sides]
     return replace(replacement, sides=sides, layers=[wrap(layer) for layer in replacement.layers])

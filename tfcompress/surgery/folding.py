@@ -19,8 +19,8 @@ def fold_batchnorm(model: keras.Model) -> keras.Model:
     output. Where there is none, the layer after it does, if that is exact: padding, whose zeros
     would have to be shifted too, rules it out. Between the two there may be what makes no
     difference, as Dropout, pooling (by maxima where no scale is negative), cropping, or Flatten
-    before a Dense layer. Layers that are called several times are folded
-    where all their calls stand beside each other in the same way.
+    before a Dense layer. Layers that are called several times are folded where all their calls
+    stand beside each other in the same way; those in TimeDistributed as if they stood alone.
 
     The outputs are the same to float rounding. What is gone is training with batch statistics: fold
     when training is over. (`tfc.convert` folds by itself, and `tfc.quantize_aware` does in a way

@@ -11,6 +11,7 @@ import numpy as np
 from keras import activations, layers
 
 from tfcompress.graph.state import same_activations
+from tfcompress.surgery.distributed import around, inside
 from tfcompress.surgery.rewriting import plain_kernels
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -29,13 +30,14 @@ class Linear:
     """The weights of a linear layer, being changed.
 
     Args:
-        layer: a built layer of one of the classes `LINEAR`.
+        layer: a built layer of one of the classes `LINEAR`, or TimeDistributed around one.
 
     Raises:
         NotExact: its weights are not plain kernels and a bias.
     """
 
     def __init__(self, layer: Any) -> None:
+        self._outer, layer = layer, inside(layer)
         why = plain_kernels(layer)
         if type(layer) not in LINEAR:
             why = f"how {type(layer).__name__} could take it in is not known"
@@ -65,6 +67,7 @@ class Linear:
         """
         if self.layer.activation is not activations.linear:
             raise NotExact(f"'{self.layer.name}' ends in an activation")
+        axis, rank = self._within(axis, rank)
         if type(self.layer) is layers.EinsumDense:
             self._einsum_behind(axis, rank, scale, shift)
             return
@@ -85,6 +88,7 @@ class Linear:
         Raises:
             NotExact: zeros of padding would be shifted too, or the axis is not one of its own.
         """
+        axis, rank = self._within(axis, rank)
         if type(self.layer) is layers.EinsumDense:
             self._einsum_before(axis, rank, scale, shift)
             return
@@ -126,7 +130,16 @@ class Linear:
             bias = [self._trimmed_bias() if einsum else self._bias]
         new = type(self.layer).from_config(config)
         same_activations(self.layer, new)
+        if self._outer is not self.layer:
+            new = around(self._outer, new)
         return new, [*kernels, *(one.astype(self._dtypes[0]) for one in bias)]
+
+    def _within(self, axis: int, rank: int) -> tuple[int, int]:
+        """The axis and the rank as the layer itself has them, which may see one step of several."""
+        steps = int(self._outer is not self.layer)
+        if axis - steps < 1:
+            raise NotExact(f"it normalises axis {axis}, along which '{self._outer.name}' goes")
+        return axis - steps, rank - steps
 
     def _check_axis(self, axis: int, rank: int) -> None:
         own = rank - 1

@@ -11,6 +11,7 @@ from tfcompress import registry
 from tfcompress.graph.copying import Replacement, is_graph
 from tfcompress.graph.flow import read_flow
 from tfcompress.report import CompressionReport
+from tfcompress.surgery.distributed import inside, open_wrappers
 from tfcompress.surgery.linear import Linear, NotExact, scale_and_shift
 from tfcompress.surgery.passing import Affine, handed_on, passes
 from tfcompress.surgery.rewriting import UNKNOWN_PLACE
@@ -42,8 +43,11 @@ class Folding:
         self._now: dict[int, Any] = {}
         self._linear: dict[int, Any] = {}
         self._gone: list[Any] = []
+        holders = open_wrappers(dict(self._calls))
+        # A layer in TimeDistributed goes with its wrapper, where that alone calls it.
+        self._alone = {id(wrapper) for wrapper in holders.values()}
         self._norms = [
-            (path, layer)
+            (path, holders.get(id(layer), layer))
             for path, layer in registry.walk(model)
             if type(layer) is layers.BatchNormalization
         ]
@@ -65,7 +69,7 @@ class Folding:
                 except NotExact as why:
                     told[path] = (norm, "left", str(why))
         for path, (norm, action, reason) in told.items():
-            self._report.add(path, type(norm).__name__, action, reason)
+            self._report.add(path, type(inside(norm)).__name__, action, reason)
         found = {id(norm): Replacement(self._in_place(norm)) for norm in self._gone}
         for key, linear in self._linear.items():
             new, weights = linear.rebuilt()
@@ -80,7 +84,7 @@ class Folding:
         if any(call.kwargs.get("training") for call in calls):
             raise NotExact("it is called with training=True")
         rank = len(calls[0].inputs[0].shape)
-        own = Affine(norm.axis % rank, rank, *scale_and_shift(norm))
+        own = Affine(_axis(norm, rank), rank, *scale_and_shift(inside(norm)))
         try:
             layer, affine, between = self._layer_before(calls, own)
             self._taken(norm, [layer, *between], affine, Linear.take_behind)
@@ -97,6 +101,8 @@ class Folding:
 
     def _taken(self, norm: Any, met: list[Any], affine: Affine, take: Any) -> None:
         layer = met[0]
+        if inside(layer) is not layer and id(layer) not in self._alone:
+            raise NotExact(f"what '{layer.name}' holds is called elsewhere too")
         linear = self._linear.get(id(layer)) or Linear(layer)
         for one in met:
             if one.compute_dtype != norm.compute_dtype:
@@ -194,3 +200,9 @@ class Folding:
             if inner and inner[-1] is norm and all(id(one) in gone for one in inner):
                 return [layers.Identity(name=norm.name, dtype=norm.dtype_policy.name)]
         return []
+
+
+def _axis(norm: Any, rank: int) -> int:
+    """The axis that it normalises, of tensors of that rank."""
+    inner = inside(norm)
+    return int(inner.axis % rank if inner is norm else inner.axis % (rank - 1) + 1)
