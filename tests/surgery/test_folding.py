@@ -472,6 +472,17 @@ def test_norms_of_steps_into_what_is_behind(tmp_path):
     assert_trains_saves_converts(folded, tmp_path)
 
 
+def test_norms_through_what_makes_no_difference_to_steps():
+    each = layers.TimeDistributed
+    parts = (each(layers.Conv2D(5, 3)), each(layers.Dropout(0.5)), layers.Dropout(0.5))
+    parts += (each(layers.AveragePooling2D(2)), each(bn()), layers.ReLU())
+    folded = fold(chain((3, 8, 8, 4), *parts))
+    assert classes(folded)[-1] == "ReLU" and "BatchNormalization" not in classes(folded)
+    flat = (layers.ReLU(), bn(), each(layers.Flatten()), each(layers.Dense(4)))
+    folded = fold(chain((3, 4, 4, 2), *flat))
+    assert "BatchNormalization" not in classes(folded)
+
+
 def test_steps_that_cannot():
     dense = layers.Dense(4, name="dense")
     x = inputs = keras.Input((3, 4))

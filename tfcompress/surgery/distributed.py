@@ -35,7 +35,9 @@ def open_wrappers(calls: dict[int, list[Call]]) -> dict[int, Any]:
         if id(inner) in holders:
             shared.add(id(inner))
         holders[id(inner)] = wrapper
-        calls.setdefault(id(inner), []).extend(step for call in own for step in _steps(call))
+        calls.setdefault(id(inner), []).extend(
+            step for call in own for step in [step_of(call)] * (call.inputs[0].shape[1] or 1)
+        )
     for key in shared & set(holders):
         del holders[key], calls[key]
     return holders
@@ -56,14 +58,15 @@ def around(wrapper: Any, layer: Any, name: str = "") -> Any:
     )
 
 
-def _steps(call: Call) -> list[Call]:
+def step_of(call: Call) -> Call:
+    """A call of a TimeDistributed as one of the layer inside, which sees a step at a time."""
     (given, *_), (made, *_) = call.inputs, call.results
     one, other = (
         Value((value.shape[0], *value.shape[2:]), value.dtype, rows=value.rows)
         for value in (given, made)
     )
-    inner = call.operation.layer
-    return [Call(inner, (one,), {}, other, f"{call.path}/{inner.name}")] * (given.shape[1] or 1)
+    inner = inside(call.operation)
+    return Call(inner, (one,), call.kwargs, other, f"{call.path}/{inner.name}")
 
 
 def wrapped(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from keras import activations, layers
 
+from tfcompress.surgery.distributed import inside, step_of
 from tfcompress.surgery.linear import NotExact
 
 _SILENT = (  # at inference they do nothing
@@ -55,6 +56,7 @@ class Affine:
 
 def passes(operation: Any) -> bool:
     """Whether an operator may hand it on."""
+    operation = inside(operation)
     kind = type(operation)
     if kind is layers.Activation:
         return operation.activation is activations.linear
@@ -74,6 +76,12 @@ def handed_on(affine: Affine, call: Any, backwards: bool = False) -> Affine:
     """
     operation = call.operation
     kind, name = type(operation), f"'{operation.name}'"
+    if inside(operation) is not operation:
+        if affine.axis < 2:
+            raise NotExact(f"it normalises axis {affine.axis}, along which {name} goes")
+        each = replace(affine, axis=affine.axis - 1, rank=affine.rank - 1)
+        each = handed_on(each, step_of(call), backwards)
+        return replace(each, axis=each.axis + 1, rank=each.rank + 1)
     if len(call.inputs) != 1:
         raise NotExact(f"{name} has several inputs")
     (given,), (result,) = call.inputs, call.results
