@@ -14,6 +14,7 @@ say nothing.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,8 @@ def report(folder: Path, arguments: argparse.Namespace) -> None:
         rows.append(measure(path, 5 if arguments.quick else arguments.runs))
         print(path.stem, "measured", flush=True)
         finish({"adapter": str(adapter), "rows": rows}, arguments.out)
+    if not rows:
+        sys.exit(f"--files {folder} holds no .tflite files: make them with --make")
     print("\n" + table(rows))
     processor, runtime = (rows[0]["machine"][key] for key in ("processor", "runtime"))
     print(f"\n{adapter}; {processor}; {runtime}")

@@ -6,38 +6,50 @@ import pytest
 import tensorflow as tf
 
 import tfcompress as tfc
-from tfcompress.conversion.operations import convertible, lacking
+from tfcompress.conversion.operations import lacking
 from tfcompress.errors import ConversionError
 
 ops = keras.ops
 
 
-@pytest.mark.parametrize("keepdims", [False, True])
-@pytest.mark.parametrize("axis", [None, 0, 1, -1])
-@pytest.mark.parametrize("name", ["argmax", "argmin"])
-def test_positions_are_those_of_keras(name, axis, keepdims):
-    x = np.random.default_rng(0).integers(-3, 3, (4, 5, 6)).astype("float32")
-    x[x == 0] = 0.0  # no -0.0
-    wanted = getattr(ops, name)(x, axis=axis, keepdims=keepdims)
-    with convertible():
-        found = getattr(ops, name)(x, axis=axis, keepdims=keepdims)
-    assert found.dtype == wanted.dtype and found.shape == wanted.shape
-    np.testing.assert_array_equal(found, wanted)
-    integers = ops.cast(x, "int32")
-    with convertible():
-        np.testing.assert_array_equal(
-            getattr(ops, name)(integers, axis=axis, keepdims=keepdims), wanted
-        )
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int32"])
+@pytest.mark.parametrize("axis", [None, 1, -1])
+def test_positions_are_those_of_keras(axis, dtype):
+    inputs = keras.Input((5, 6), batch_size=1, dtype=dtype)
+    found = [getattr(ops, name)(inputs, axis, keepdims=k)
+             for name in ("argmax", "argmin") for k in (False, True)]  # fmt: skip
+    model = keras.Model(inputs, found)
+    x = np.random.default_rng(0).integers(-3, 3, (1, 5, 6)).astype(dtype)
+    tflite = tfc.convert(model, batch_size=1)
+    for one, wanted in zip(tflite.predict(x).values(), model(x), strict=True):
+        np.testing.assert_array_equal(np.asarray(one).reshape(-1), np.asarray(wanted).reshape(-1))
+
+
+class Classes(keras.layers.Layer):
+    """Its function is traced once, by whoever calls it first."""
+
+    @tf.function
+    def call(self, x):
+        return ops.argmax(x, axis=-1)
 
 
 def test_keras_is_as_before():
-    from keras.src.backend.tensorflow import numpy as operations
+    """Where -0.0 is less than 0.0; and what was traced before converts."""
+    inputs = keras.Input((2,), batch_size=1)
+    model = keras.Model(inputs, Classes()(inputs))
+    zeros = np.array([[-0.0, 0.0]], "float32")
+    before = int(model(zeros)[0])
+    tflite = tfc.convert(model)
+    assert int(model(zeros)[0]) == int(ops.argmax(zeros, -1)[0]) == before
+    assert tflite.predict(np.array([[1, 2]], "float32")).tolist() == [1]
+    assert tflite.predict(zeros).tolist() == [0]
 
-    before = operations.argmax, operations.argmin
-    with pytest.raises(ZeroDivisionError), convertible():
-        assert operations.argmax is not before[0]
-        raise ZeroDivisionError
-    assert (operations.argmax, operations.argmin) == before
+
+def test_other_bit_masks_stay():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, ops.where(ops.signbit(inputs), inputs, 0.0))
+    with pytest.raises(ConversionError, match=r"no operator for .*BitwiseAnd"):
+        tfc.convert(model)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

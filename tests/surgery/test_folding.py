@@ -499,3 +499,31 @@ def test_steps_that_cannot():
     x = layers.TimeDistributed(both)(layers.Dense(4)(x))
     model = keras.Model(inputs, layers.TimeDistributed(both)(layers.ReLU()(x)))
     assert {action for action, _ in entries(fold(model)).values()} == {"left"}
+
+
+def test_norms_that_are_held_and_called_fold_no_less_than_before():
+    norm = bn(name="both")
+    x = inputs = keras.Input((3, 4))
+    a = norm(layers.Dense(4, name="d1")(x))
+    model = keras.Model(inputs, layers.TimeDistributed(norm, name="td")(layers.ReLU()(a)))
+    folded = fold(model)
+    assert entries(folded)["both"] == ("folded", "into 'd1'")
+    assert folded.get_layer("td").layer is not norm
+
+
+def test_steps_in_other_precisions_stay():
+    policy = "mixed_float16"
+    each = layers.TimeDistributed(layers.Dense(16, dtype=policy), dtype=policy)
+    norm = layers.TimeDistributed(bn(name="norm", dtype="float32"), dtype=policy)
+    model = scramble(chain((3, 8), each, norm))
+    folded = tfc.fold_batchnorm(model)
+    assert folded.output.dtype == model.output.dtype
+    (reason,) = {why for _, why in entries(folded).values()}
+    assert "computes in float16, and it in float32" in reason
+
+
+def test_masked_steps():
+    each = layers.TimeDistributed
+    parts = (layers.Masking(), each(bn()), each(layers.Dense(4)), each(layers.Dropout(0.5)))
+    folded = fold(chain((5, 6), *parts, each(bn()), layers.LSTM(3)))
+    assert "BatchNormalization" not in classes(folded)

@@ -383,6 +383,7 @@ def test_layers_in_time_distributed(tmp_path):
         "vectors_reduce",
         "vectors",
     ]
+    assert type(smaller.get_layer("vectors")) is layers.Dense  # all steps at once
     one = tfc.factorize(model, rank=1, include="vectors", data=examples(model, 64))
     assert [entry.name for entry in one.compression_report.changed] == ["vectors/dense"]
     assert any("2 layers" in note for note in one.compression_report.notes)
@@ -396,3 +397,12 @@ def test_a_layer_in_time_distributed_and_outside_stays():
     assert [e.name for e in smaller.compression_report.changed][:1] == [
         f"images/{model.get_layer('images').layer.name}"
     ]
+
+
+def test_layers_that_several_hold_stay():
+    dense = layers.Dense(16, name="dense")
+    x = inputs = keras.Input((2, 3, 16))
+    x = layers.TimeDistributed(layers.TimeDistributed(dense))(x)
+    x = layers.TimeDistributed(dense)(layers.Reshape((6, 16))(x))
+    smaller = tfc.factorize(keras.Model(inputs, x), rank=1)
+    assert not smaller.compression_report.changed

@@ -489,3 +489,29 @@ def test_features_that_vary_little_around_a_large_mean_are_fitted():
     off = [np.abs(np.subtract(*map(np.ravel, (outputs(m, x), outputs(model, x))))).mean()
            for m in (smaller, plain)]  # fmt: skip
     assert off[0] < off[1] / 5
+
+
+class SelfAttention(layers.MultiHeadAttention):
+    def build(self, shape):
+        super().build(shape, shape)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def call(self, x):
+        return super().call(x, x)
+
+
+def test_steps_with_masks_and_attention_in_them():
+    each = layers.TimeDistributed
+    model = scramble(chain((6, 16), layers.Masking(), each(layers.Dense(64)), layers.LSTM(8)))
+    x = examples(model, 64)
+    smaller = tfc.factorize(model, rank=3, data=x)
+    assert [e.kind for e in smaller.compression_report.changed] == ["Dense"]
+    outputs(smaller, x)
+    parts = (layers.Dense(64, name="first"), layers.Dense(16, name="mid"))
+    parts += (each(SelfAttention(2, 8)), layers.Dense(3))
+    model = scramble(chain((2, 5, 8), *parts))
+    x = examples(model, 64)
+    fitted = tfc.factorize(model, rank=4, include=["first", "mid"], data=x)
+    assert any("3 layers" in note for note in fitted.compression_report.notes)

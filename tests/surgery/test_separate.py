@@ -370,3 +370,23 @@ def test_terms_of_films_with_channels_first_are_joined_along_the_channels():
     assert separated.output_shape == model.output_shape
     (terms,) = (one for one in separated.layers if isinstance(one, layers.Concatenate))
     assert terms.axis == 2 and terms.output.shape == (None, 5, 8, 4, 5)
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_steps_with_a_mask_get_one_term(strides):
+    each = layers.TimeDistributed
+    parts = (layers.Masking(), each(layers.Reshape((20, 1))), each(layers.Conv1D(8, 5)))
+    parts += (each(layers.Conv1D(8, 5, strides=strides), name="two"), each(layers.Flatten()))
+    model = scramble(chain((6, 20), *parts, layers.LSTM(4)))
+    x = examples(model, 64)
+    for settings_ in ({"terms": 2}, {"multiply_adds": 0.1}):
+        try:
+            left = tfc.separate(model, include="two", **settings_)
+        except ConfigError as error:
+            assert "with one term everywhere it is 0.000" in str(error)
+            continue
+        (entry,) = (one for one in left.compression_report.left if one.name.startswith("two/"))
+        assert "have a mask" in entry.reason
+    separated = tfc.separate(model, include="two", data=x)
+    assert [e.name.split("/")[0] for e in separated.compression_report.changed] == ["two"]
+    outputs(separated, x)

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.conversion.calibration import InputSpec
-from tfcompress.conversion.operations import convertible
+from tfcompress.conversion.operations import without_bit_masks
 from tfcompress.errors import ConfigError, ConversionError, DataError, ModelTypeError
 from tfcompress.keras3 import check_keras3
 
@@ -262,7 +262,7 @@ def trace(
         named = name_outputs(model, outputs)
         return {name: tf.identity(value, name=name) for name, value in named.items()}
 
-    with float32_compute(model), convertible(), quiet():
+    with float32_compute(model), quiet():
         try:
             return Exported(tf.function(infer, autograph=False).get_concrete_function(**signature))
         except Exception as error:
@@ -297,6 +297,7 @@ def save_functions(model: keras.Model, functions: Mapping[str, Any], folder: str
         module.held = list({id(variable): variable for variable in read}.values())
         module.tables = _tables(model)
         tf.saved_model.save(module, folder, signatures=dict(functions))
+    without_bit_masks(folder)
 
 
 @dataclass(frozen=True)

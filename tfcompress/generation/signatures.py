@@ -9,7 +9,6 @@ import keras
 import tensorflow as tf
 
 from tfcompress.conversion.export import float32_compute, quiet
-from tfcompress.conversion.operations import convertible
 from tfcompress.generation.attention_layers import laid_open
 from tfcompress.generation.decoder import DECODE, ENCODE
 from tfcompress.generation.incremental import advance, remember
@@ -44,7 +43,7 @@ def traced(
         context: rows of the caches.
         counts: name of each function to how many tokens it takes.
     """
-    with float32_compute(model), convertible(), quiet():
+    with float32_compute(model), quiet():
         functions = {key: _traced(plan, context, count, key) for key, count in counts.items()}
         if plan.sources:
             functions[ENCODE] = _encoding(plan)

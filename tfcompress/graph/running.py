@@ -46,6 +46,10 @@ class Run:
                 for start in range(0, len(array), CHUNK)
             ]
 
+    def done(self, call: Call) -> bool:
+        """Whether a call has been computed already: what it read may be forgotten."""
+        return id(call) in self._done
+
     def value(self, value: Value) -> list[Any]:
         """A tensor of the model, in chunks of its examples."""
         return self._values[id(value)]

@@ -26,7 +26,7 @@ def open_wrappers(calls: dict[int, list[Call]]) -> dict[int, Any]:
         By `id` of a layer inside, the TimeDistributed that holds it.
     """
     holders: dict[int, Any] = {}
-    shared = set(calls)
+    shared = set(calls) | _held_twice(calls)
     for own in list(calls.values()):
         wrapper = own[0].operation
         if type(wrapper) is not layers.TimeDistributed:
@@ -43,6 +43,21 @@ def open_wrappers(calls: dict[int, list[Call]]) -> dict[int, Any]:
     return holders
 
 
+def _held_twice(calls: Mapping[int, list[Call]]) -> set[int]:
+    """Layers that several others hold."""
+    seen: set[int] = set()
+    twice: set[int] = set()
+    parents: dict[int, Any] = {}
+    for own in calls.values():
+        operation = own[0].operation
+        if isinstance(operation, layers.Layer):
+            parents |= {id(one): one for one in operation._flatten_layers()}
+    for parent in parents.values():
+        for held in parent._flatten_layers(include_self=False, recursive=False):
+            (twice if id(held) in seen else seen).add(id(held))
+    return twice
+
+
 def inside(layer: Any) -> Any:
     """What a TimeDistributed holds; other layers are what they are."""
     return layer.layer if type(layer) is layers.TimeDistributed else layer
@@ -56,6 +71,18 @@ def around(wrapper: Any, layer: Any, name: str = "") -> Any:
         trainable=wrapper.trainable,
         dtype=wrapper.dtype_policy,
     )
+
+
+def operands(call: Call) -> list[Value]:
+    """What a call computes with; a TimeDistributed reads masks too, which linear layers ignore."""
+    wrapper = type(call.operation) is layers.TimeDistributed
+    mask = call.kwargs.get("mask") if wrapper else None
+    return [value for value in call.inputs if value is not mask]
+
+
+def masked(call: Call) -> bool:
+    """Whether what a call reads has a mask."""
+    return call.kwargs.get("mask") is not None or any(value.masked for value in call.inputs)
 
 
 def step_of(call: Call) -> Call:
@@ -94,13 +121,17 @@ def _wrapped(replacement: Replacement, wrapper: Any, taken: set[str]) -> Replace
     def wrap(layer: Any) -> Any:
         if layer is None:
             return None
-        if isinstance(layer, layers.Concatenate):  # of a list, whose tensors have an axis more
-            layer.axis += layer.axis > 0
-            return layer
         name = wrapper.name
         if layer is not last:
             name = fresh_name(name + layer.name.removeprefix(wrapper.layer.name), taken)
             taken.add(name)
+        if isinstance(layer, layers.Concatenate):  # of a list, whose tensors have an axis more
+            layer.axis += layer.axis > 0
+            layer.name = name
+            return layer
+        if type(layer) is layers.Dense:  # alone it does all steps at once, in one operator
+            layer.name, layer.trainable = name, layer.trainable and wrapper.trainable
+            return layer
         return around(wrapper, layer, name)
 
     sides = [wrap(layer) for layer in replacement.sides]

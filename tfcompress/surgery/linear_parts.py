@@ -89,7 +89,8 @@ def _dense(layer: Any, shape: tuple[int, ...]) -> LinearPart:
 
 def _distributed(layer: Any, shape: tuple[int, ...]) -> LinearPart | None:
     """Each step is an example to the layer inside."""
-    part = linear_part(layer.layer, (shape[0], *shape[2:]))
+    attention = hasattr(layer.layer, "_output_dense")  # which reads something else than its part
+    part = None if attention else linear_part(layer.layer, (shape[0], *shape[2:]))
     if part is None:
         return None
     return replace(

@@ -11,7 +11,7 @@ from tfcompress import registry
 from tfcompress.graph.copying import Replacement, is_graph
 from tfcompress.graph.flow import read_flow
 from tfcompress.report import CompressionReport
-from tfcompress.surgery.distributed import inside, open_wrappers
+from tfcompress.surgery.distributed import inside, open_wrappers, operands
 from tfcompress.surgery.linear import Linear, NotExact, scale_and_shift
 from tfcompress.surgery.passing import Affine, handed_on, passes
 from tfcompress.surgery.rewriting import UNKNOWN_PLACE
@@ -43,7 +43,7 @@ class Folding:
         self._now: dict[int, Any] = {}
         self._linear: dict[int, Any] = {}
         self._gone: list[Any] = []
-        holders = open_wrappers(dict(self._calls))
+        holders = open_wrappers({key: list(calls) for key, calls in self._calls.items()})
         # A layer in TimeDistributed goes with its wrapper, where that alone calls it.
         self._alone = {id(wrapper) for wrapper in holders.values()}
         self._norms = [
@@ -104,11 +104,10 @@ class Folding:
         if inside(layer) is not layer and id(layer) not in self._alone:
             raise NotExact(f"what '{layer.name}' holds is called elsewhere too")
         linear = self._linear.get(id(layer)) or Linear(layer)
-        for one in met:
-            if one.compute_dtype != norm.compute_dtype:
-                raise NotExact(
-                    f"'{one.name}' computes in {one.compute_dtype}, and it in {norm.compute_dtype}"
-                )
+        own = inside(norm).compute_dtype
+        for one in (outer for held in (*met, norm) for outer in (held, inside(held))):
+            if one.compute_dtype != own:
+                raise NotExact(f"'{one.name}' computes in {one.compute_dtype}, and it in {own}")
         take(linear, affine.axis, affine.rank, affine.scale, affine.shift)
         self._linear[id(layer)] = linear
 
@@ -157,7 +156,7 @@ class Folding:
                 else:
                     found.append((reader, affine, between))
         layer, affine, between = self._one(found)
-        if any(len(call.inputs) != 1 for call, _, _ in found):
+        if any(len(operands(call)) != 1 for call, _, _ in found):
             raise NotExact(f"'{layer.name}' has several inputs")
         return layer, affine, between
 

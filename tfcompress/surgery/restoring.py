@@ -26,6 +26,7 @@ from tfcompress.surgery.overriding import computes_as
 EXAMPLES, BYTES = 1024, 2**30
 # Rows of a linear layer: enough to tell its weights, for each of its features.
 ROWS, ROWS_PER_FEATURE = 20_000, 8
+BLOCK = 4096  # rows that are summed up at a time
 # How strongly the weights are held where they are, as a share of the features' mean power.
 RIDGE = 1e-3
 # A difference below this share is rounding.
@@ -104,7 +105,7 @@ def restore(
     try:
         for new in after.calls:
             old = pairs.get(id(new))
-            if old is not None:
+            if old is not None and not fit.whole.done(old):
                 fit.whole.reach(old)
                 if fit.call(old, new):
                     changed.append(new.path)
@@ -279,10 +280,11 @@ class _Sums:
 
     def add(self, rows: np.ndarray, target: np.ndarray, rest: np.ndarray) -> None:
         """Adds rows, what they should give, and what they miss of it."""
-        # In float32 little would be left of what varies little around a large mean.
-        rows, rest = rows.astype(np.float64), rest.astype(np.float64)
-        self._gram += rows.T @ rows
-        self._cross += rows.T @ rest
+        for start in range(0, len(rows), BLOCK):
+            # In float32 little would be left of what varies little around a large mean.
+            some = rows[start : start + BLOCK].astype(np.float64)
+            self._gram += some.T @ some
+            self._cross += some.T @ rest[start : start + BLOCK]
         self._rows += rows.sum(0, dtype=np.float64)
         self._rest += rest.sum(0, dtype=np.float64)
         self._power += float(np.square(target, dtype=np.float64).sum())

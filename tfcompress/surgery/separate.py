@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # What float32 weights lose of a squared norm is below this share.
 ROUNDING = 1e-13
+_MASKED = "its steps have a mask, which Keras cannot join where terms stand side by side: take one"
 
 
 def separate(
@@ -75,7 +76,7 @@ def separate(
     Young, channel by channel.
     """
     from tfcompress.graph.copying import Replacement
-    from tfcompress.surgery.distributed import open_wrappers, wrapped
+    from tfcompress.surgery.distributed import masked, open_wrappers, wrapped
     from tfcompress.surgery.rewriting import Choice, calls_by_layer, check_graph, replaced
 
     _check(terms, multiply_adds)
@@ -85,10 +86,14 @@ def separate(
     calls = calls_by_layer(model)
     holders = open_wrappers(calls)
     opened = list(holders.values())
+    one_term = terms == 1 and multiply_adds is None
     reasons, options = {}, {}
     for _, layer in choice.layers:
         if _is_convolution(layer) or (choice.named(layer) and layer not in opened):
             reasons[id(layer)] = choice.left(layer) or _cannot(layer, calls)
+            holder = holders.get(id(layer))
+            if holder and not one_term and any(map(masked, calls[id(holder)])):
+                reasons[id(layer)] = reasons[id(layer)] or _MASKED
             if not reasons[id(layer)]:
                 options[id(layer)] = _Options(layer, calls[id(layer)])
     if multiply_adds is None:

@@ -58,6 +58,7 @@ def why_kept(found: Analysis, record: Record) -> str:
             holder = found.holder(axis[found.classes[axis] == 0])
             if holder is None:
                 return REACHES_OUTPUT
-            why = f" ({holder.barrier})" if holder.barrier else ""
+            why = holder.barrier or found.left(holder.operation)
+            why = f" ({why})" if why else ""
             return f"its channels reach {holder.path!r}, which keeps all of its own{why}"
     return ""
