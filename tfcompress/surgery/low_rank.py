@@ -34,11 +34,11 @@ def factorize(
     - An Embedding that `include` names becomes a narrow one and a Dense layer: fewer parameters,
       for a few multiply-adds, of which there were none; not with `multiply_adds`.
 
-    A layer in TimeDistributed becomes a chain of TimeDistributed layers, or of Dense ones, which need
-    none around them (and are one operator in a file, not one for each step). The last layer of a chain
-    has the old one's name, bias and activation. What would not cost less is left as it is, such as
-    every layer of full rank. With `data` the last layer of each chain is fitted to what the old
-    layer gave. Train on to win back accuracy.
+    A layer in TimeDistributed becomes a chain of TimeDistributed layers, or of Dense ones, which
+    need none around them (and are one operator in a file, not one for each step). The last layer of
+    a chain has the old one's name, bias and activation. What would not cost less is left as it is,
+    such as every layer of full rank. With `data` the last layer of each chain is fitted to what the
+    old layer gave. Train on to win back accuracy.
 
     Args:
         model: a Functional or built Sequential model, nested ones included; it does not change.
