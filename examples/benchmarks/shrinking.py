@@ -95,13 +95,13 @@ def vgg() -> keras.Model:
     return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
 
 
-def mobilenet_style() -> keras.Model:
+def mobilenet_style(filters: Sequence[int] = (64, 192, 192, 192, 384, 384)) -> keras.Model:
     """Depthwise-separable blocks for 32x32 images, most channels where images are small."""
     x = inputs = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(32, 3, padding="same", use_bias=False)(x)
     x = keras.layers.ReLU(6.0)(keras.layers.BatchNormalization(momentum=0.9)(x))
-    for filters, stride in ((64, 2), (192, 2), (192, 1), (192, 1), (384, 2), (384, 1)):
-        x = tfc.models.separable_block(x, filters, stride=stride)
+    for count, stride in zip(filters, (2, 2, 1, 1, 2, 1), strict=True):
+        x = tfc.models.separable_block(x, count, stride=stride)
     x = keras.layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(x))
 
@@ -187,12 +187,17 @@ NETWORKS = {
         {"shrink 0.5": shrunk(0.5, 8, first=False), "shrink 0.6": shrunk(0.6, 8, first=False)},
         COPIES, batch_size=64,
     ),
+    "CIFAR-10, wide MobileNet-style": Network(
+        cifar10, lambda: mobilenet_style((64, 256, 256, 256, 512, 512)), ((20, 3e-3),), 20, 3e-3,
+        {"shrink 0.55": shrunk(0.55, 8, first=False), "shrink 0.65": shrunk(0.65, 8, first=False)},
+        COPIES, batch_size=64,
+    ),
     "Fashion-MNIST, depthwise-separable": Network(
         fashion, lambda: tfc.models.mobilenet_small((28, 28, 1), 10), ((4, 2e-3), (2, 3e-4)), 12,
         2e-3, {"shrink 0.4": shrunk(0.4), "shrink 0.5": shrunk(0.5), "shrink 0.65": shrunk(0.65)},
     ),
     "Fashion-MNIST, VGG-style": Network(
-        fashion, vgg, ((4, 1e-3), (1, 2e-4)), 8, 2e-3, {"separate 0.86": separated(0.86)}
+        fashion, vgg, ((4, 1e-3), (1, 2e-4)), 16, 2e-3, {"separate 0.86": separated(0.86)}
     ),
     "AG News, Transformer": Network(
         ag_news, text_net, ((3, 1e-3),), 3, 5e-4,
