@@ -4,7 +4,8 @@ Each hazard is a condition of a row of the capability table: where it does not h
 is placed, and its numbers are not the CPU's.
 
 Source: measured on LiteRT 2.3.0, each beside the reference kernels; the tests do it again. A real
-GPU (NVIDIA H100, Vulkan) gave the same, but for `_ROWS`, which is a limit of the driver.
+GPU (NVIDIA H100, Vulkan) gave the same, but for `_ROWS`, which is a limit of the driver; images of
+so many rows were not tried on it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tfcompress.runtime.surroundings import Case
 _GROUP: Final = 4
 _ROWS: Final = 524_280
 """65,535 groups of 8 rows, which is all that WebGPU promises: where a driver takes no more, kernels
-that divide an axis so leave out the rest. An NVIDIA H100 takes more, and computes them rightly."""
+that divide an axis so leave out the rest. An NVIDIA H100 computed a product of more rows rightly."""
 
 
 def _strided_pointwise(case: Case) -> str:

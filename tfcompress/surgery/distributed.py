@@ -16,7 +16,7 @@ from tfcompress.surgery.rewriting import fresh_name
 def open_wrappers(calls: dict[int, list[Call]]) -> dict[int, Any]:
     """Adds the calls of the layers in TimeDistributed, one for each step.
 
-    A layer that is called outside as well, or by two wrappers, is left out: one alone cannot be
+    A layer that is called outside as well, or that several hold, is left out: one alone cannot be
     replaced.
 
     Args:
@@ -32,8 +32,6 @@ def open_wrappers(calls: dict[int, list[Call]]) -> dict[int, Any]:
         if type(wrapper) is not layers.TimeDistributed:
             continue
         inner = wrapper.layer
-        if id(inner) in holders:
-            shared.add(id(inner))
         holders[id(inner)] = wrapper
         calls.setdefault(id(inner), []).extend(
             step for call in own for step in [step_of(call)] * (call.inputs[0].shape[1] or 1)
@@ -107,12 +105,10 @@ def wrapped(
         names: of the model's layers, which new ones are not to have.
     """
     taken = set(names)
-    return {
-        id(holders[key]) if key in holders else key: (
-            _wrapped(made, holders[key], taken) if key in holders else made
-        )
-        for key, made in found.items()
-    }
+    made = dict(found)
+    for key in [key for key in found if key in holders]:
+        made[id(holders[key])] = _wrapped(made.pop(key), holders[key], taken)
+    return made
 
 
 def _wrapped(replacement: Replacement, wrapper: Any, taken: set[str]) -> Replacement:
