@@ -20,7 +20,7 @@ from tfcompress.runtime.surroundings import Case
 _GROUP: Final = 4
 _ROWS: Final = 524_280
 """65,535 groups of 8 rows, which is all that WebGPU promises: where a driver takes no more, kernels
-that divide an axis so leave out the rest. An NVIDIA H100 computed a product of more rows rightly."""
+that divide an axis so leave out the rest. An NVIDIA H100 got a product of more rows right."""
 
 
 def _strided_pointwise(case: Case) -> str:
