@@ -114,3 +114,22 @@ def test_pairs_for_each_method():
     assert paired(model, "attention") == [("wide_relu", "wide_norm")]
     with pytest.raises(tfc.ScopeError, match="wide_relu"):
         tfc.distill(convnet(4), convnet(8), method="hints", pairs=[("wide_relo", "wide")])
+
+
+@pytest.mark.parametrize("end", ["softmax", None])
+def test_what_a_model_in_time_distributed_ends_in(end):
+    from tfcompress.distillation.watching import Watched
+
+    layers = keras.layers
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(3, activation=end)])
+    inputs = keras.Input((5, 4))
+    watched = Watched(keras.Model(inputs, layers.TimeDistributed(inner, name="steps")(inputs)))
+    assert [(e.kind, e.layer) for e in watched.endings] == [(end or "linear", "steps")]
+    x = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+    logits = watched.logits(watched(x, False), 0, "softmax", False)
+    kernel, bias = inner.layers[0].get_weights()
+    wanted = x @ kernel + bias
+    np.testing.assert_allclose(
+        logits - np.mean(logits, -1, keepdims=True),
+        wanted - wanted.mean(-1, keepdims=True), atol=1e-5,
+    )  # fmt: skip

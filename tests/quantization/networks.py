@@ -226,6 +226,21 @@ def unknown_functions() -> keras.Model:
     )
 
 
+def films() -> keras.Model:
+    """Images of films: a model, and layers, in TimeDistributed; activations between them."""
+    each = layers.TimeDistributed
+    inputs = keras.Input((3, 12, 12, 3))
+    x = each(layers.Conv2D(8, 3, use_bias=False), name="stem")(inputs)
+    x = each(layers.BatchNormalization())(x)
+    x = each(layers.MaxPooling2D())(layers.ReLU()(x))
+    image = chain(
+        (5, 5, 8), layers.Conv2D(8, 3, padding="same"), layers.BatchNormalization(), layers.ReLU(),
+        layers.GlobalAveragePooling2D(),
+    )  # fmt: skip
+    x = each(layers.Dense(6), name="last")(each(image, name="images")(x))
+    return keras.Model(inputs, layers.Dense(4)(layers.Flatten()(x)))
+
+
 INTEGER: dict[str, Build] = {
     function.__name__: function
     for function in (
@@ -247,6 +262,7 @@ INTEGER: dict[str, Build] = {
         causal,
         transposed_without_bias,
         words,
+        films,
     )
 }
 WITH_FLOAT: dict[str, Build] = {

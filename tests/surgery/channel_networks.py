@@ -180,6 +180,20 @@ def wrapped():
     )  # fmt: skip
 
 
+def films():
+    """A model, with models in it, in TimeDistributed; another of its layers' copies outside."""
+    inner = keras.Sequential([keras.Input((6, 6, 6)), conv(8), layers.BatchNormalization()])
+    image = keras.Input((6, 6, 6))
+    x = bn_relu(conv(8)(image))
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.Add()([x, inner(image)])))
+    image = keras.Model(image, layers.Dense(7, activation="relu")(x))
+    first, second = keras.Input((4, 6, 6, 3)), keras.Input((6, 6, 6))
+    x = layers.TimeDistributed(conv(6))(first)
+    x = layers.TimeDistributed(image, name="each")(x)
+    y = layers.GlobalMaxPooling2D()(inner(second))
+    return keras.Model([first, second], [layers.Dense(3)(layers.LSTM(5)(x)), layers.Dense(2)(y)])
+
+
 def masked():
     """Recurrent layers that pass over some of the steps."""
     inputs = keras.Input((6, 5))
@@ -348,7 +362,7 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
         plain, sequential, residual, dense_block, squeeze_excite, separable, resized, grouped,
         shuffled, split, shared_and_nested, inside, sequence, volume, recurrent, wrapped, masked,
         windows, translated, mixer, moved, blocks, filmed, looked_up, attention, attention_by_hand,
-        summed, attention_as_operation,
+        summed, attention_as_operation, films,
     )
 }  # fmt: skip
 

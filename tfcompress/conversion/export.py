@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from tfcompress.conversion.calibration import InputSpec
 from tfcompress.conversion.operations import without_bit_masks
+from tfcompress.conversion.steps import steps_in_one_batch
 from tfcompress.errors import ConfigError, ConversionError, DataError, ModelTypeError
 from tfcompress.keras3 import check_keras3
 
@@ -262,7 +263,7 @@ def trace(
         named = name_outputs(model, outputs)
         return {name: tf.identity(value, name=name) for name, value in named.items()}
 
-    with float32_compute(model), quiet():
+    with float32_compute(model), steps_in_one_batch(), quiet():
         try:
             return Exported(tf.function(infer, autograph=False).get_concrete_function(**signature))
         except Exception as error:

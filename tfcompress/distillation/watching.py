@@ -11,8 +11,7 @@ import keras
 
 from tfcompress import registry
 from tfcompress.errors import ModelTypeError, ScopeError
-from tfcompress.graph.calls import functional
-from tfcompress.graph.copying import is_graph
+from tfcompress.graph.calls import functional, is_graph
 from tfcompress.graph.flow import Call, Flow, Value, read_flow
 
 _NORMALIZING = {keras.activations.softmax: "softmax", keras.activations.sigmoid: "sigmoid"}
@@ -68,7 +67,9 @@ class Watched:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.flow: Flow | None = read_flow(model) if _runs_its_graph(model) else None
+        self.flow: Flow | None = None
+        if _runs_its_graph(model):  # TimeDistributed too is to run as Keras runs it
+            self.flow = read_flow(model, opens=lambda _: False)
         self._features: dict[int, Value] = {}
         self._scores: dict[int, Call] = {}
         self._makers: dict[int, Call] = {}
@@ -199,6 +200,9 @@ class Watched:
         operation = call.operation
         while isinstance(operation, keras.layers.TimeDistributed) or _see_through(operation):
             operation = operation.layer
+        if is_graph(operation):  # in TimeDistributed, where its tensors cannot be watched
+            one, *more = Watched(operation).endings or [Ending("")]
+            return Ending("" if more else one.kind, call.path)
         kind = getattr(operation, "kind", "")  # of a quantized operator
         if kind in ("softmax", "sigmoid"):
             return Ending(kind, call.path, call.inputs[0])

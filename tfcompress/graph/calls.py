@@ -56,6 +56,13 @@ def functional(model: keras.Model) -> Any:
     return graph if hasattr(graph, "_nodes_by_depth") else None
 
 
+def is_graph(layer: Any) -> bool:
+    """Whether it is a model whose layer calls are known."""
+    if isinstance(layer, keras.Sequential):
+        return getattr(layer, "_functional", None) is not None
+    return isinstance(layer, keras.Model) and hasattr(layer, "_run_through_graph")
+
+
 def inputs_among(args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """What a model is called on, without the masks, which Keras carries along with its inputs."""
     return args, {name: item for name, item in kwargs.items() if name != "mask"}

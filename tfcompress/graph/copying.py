@@ -13,7 +13,8 @@ import numpy as np
 
 from tfcompress.errors import CompressError, ModelTypeError
 from tfcompress.graph import attributes
-from tfcompress.graph.calls import functional, inputs_among
+from tfcompress.graph.calls import functional, inputs_among, is_graph
+from tfcompress.graph.distributed import around, holds_graph
 from tfcompress.graph.state import align, copy_state
 
 # (layer of the original, its fresh copy) -> what stands in the copy's place in the new model.
@@ -121,13 +122,6 @@ def copy_model(
 def plain_class(model: Any) -> Any:
     """The model's class, without what tfcompress has made of it."""
     return getattr(type(model), "plain_class", type(model))
-
-
-def is_graph(layer: Any) -> bool:
-    """Whether it is a model whose layer calls are known."""
-    if isinstance(layer, keras.Sequential):
-        return getattr(layer, "_functional", None) is not None
-    return isinstance(layer, keras.Model) and hasattr(layer, "_run_through_graph")
 
 
 class Copier:
@@ -263,6 +257,9 @@ class Copier:
                 tensors = keras.tree.flatten(inputs_among(args, kwargs))
                 made = self.model(source, [t for t in tensors if isinstance(t, keras.KerasTensor)])
                 outputs = made(*args, **kwargs)
+            elif holds_graph(source) and (self._replacements or self._rejoined):
+                made = self._distributed(source, *inputs_among(args, kwargs))
+                outputs = made(*args, **kwargs)
             elif isinstance(source, keras.Layer):
                 made, outputs = self._layer(source, args, kwargs)
             else:
@@ -288,6 +285,16 @@ class Copier:
             return source, source(*args, **kwargs)
         self.result.layers[id(source)] = copy
         return placed, outputs
+
+    def _distributed(self, source: Any, args: Any, kwargs: Any) -> Any:
+        """A TimeDistributed around the copy of its model."""
+        given = keras.tree.flatten((args, kwargs))[0]
+        step = keras.KerasTensor((given.shape[0], *given.shape[2:]), given.dtype)
+        inner = self._made.get(id(source.layer)) or self.model(source.layer, [step])
+        self._made[id(source.layer)] = inner
+        copy = around(source, inner)
+        self.result.layers[id(source)] = copy
+        return copy
 
     def _tie(self, source: Any, copy: Any) -> None:
         """A layer that holds another of the graph, as to use its table again, holds its copy."""

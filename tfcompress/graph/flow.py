@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
-from tfcompress.graph.calls import functional, inputs_among
-from tfcompress.graph.copying import is_graph
+from tfcompress.graph.calls import functional, inputs_among, is_graph
+from tfcompress.graph.distributed import (
+    apart,
+    holds_graph,
+    is_elementwise,
+    is_known,
+    reshape,
+)
 
 
 @dataclass(eq=False)
@@ -47,6 +53,7 @@ class Call:
         kwargs: likewise.
         outputs: a nest of Values.
         path: the operation's name, behind the names of the models that hold it.
+        added: the model has no such call: it stands around what a TimeDistributed holds.
     """
 
     operation: Any
@@ -54,6 +61,7 @@ class Call:
     kwargs: dict[str, Any]
     outputs: Any
     path: str
+    added: bool = False
 
     @property
     def inputs(self) -> list[Value]:
@@ -83,22 +91,42 @@ class Flow:
     outputs: Any
 
 
-def read_flow(model: keras.Model) -> Flow:
+def read_flow(model: keras.Model, *, opens: Callable[[Any], bool] = holds_graph) -> Flow:
     """The calls of a Functional or built Sequential model.
 
     Models nested in it are laid open: their calls stand in the list as if they were the model's
-    own. A layer that is called several times has a call each time.
+    own. A layer that is called several times has a call each time. What TimeDistributed holds is
+    laid open between two calls that are not the model's: one makes steps rows of the batch, one
+    makes steps of them again. It stays a call where that may not compute the same (`apart`).
+
+    Args:
+        model: the model.
+        opens: whether a TimeDistributed is to be laid open; those around models, unless told.
     """
     graph = functional(model)
-    reader = _Reader()
+    reader = _Reader(opens)
     inputs = [Value.like(tensor) for tensor in graph.inputs]
     outputs = reader.read(model, inputs, "")
     return Flow(reader.calls, graph._inputs_struct, inputs, outputs)
 
 
+def steps_apart(wrapper: Any, given: Any) -> bool:
+    """Whether all steps of a TimeDistributed may be computed as rows of one batch.
+
+    Args:
+        wrapper: the TimeDistributed.
+        given: the tensor that it reads.
+    """
+    value = Value((None, *given.shape[1:]), keras.backend.standardize_dtype(given.dtype))
+    return _Reader(lambda _: True).opened(wrapper, (value,), {}, "", False) is not None
+
+
 @dataclass
 class _Reader:
+    opens: Callable[[Any], bool]
     calls: list[Call] = field(default_factory=list)
+    # By `id` of steps that were rows of the batch, these, and the steps, which are to live on.
+    rows: dict[int, tuple[Value, Value]] = field(default_factory=dict)
 
     def read(self, model: Any, inputs: list[Value], prefix: str, training: bool = False) -> Any:
         """Appends the model's calls on these inputs; returns its outputs.
@@ -135,6 +163,10 @@ class _Reader:
                 trains = bool(kwargs.get("training"))
                 outputs = self.read(operation, nested, f"{path}/", trains)
                 results = keras.tree.flatten(outputs)
+            elif (opened := self.opened(operation, args, kwargs, path, training)) is not None:
+                outputs, results = opened, [opened]
+            elif (moved := self._on_rows(operation, args, kwargs, path)) is not None:
+                outputs, results = moved, [moved]
             else:
                 results = [Value.like(tensor) for tensor in node.outputs]
                 if told:
@@ -145,6 +177,68 @@ class _Reader:
             for tensor, value in zip(node.outputs, results, strict=True):
                 values[id(tensor)] = value
         return keras.tree.map_structure(seen, graph._outputs_struct)
+
+    def opened(
+        self, wrapper: Any, args: Any, kwargs: Any, path: str, training: bool
+    ) -> Value | None:
+        """Appends the calls of what a TimeDistributed holds; None where it is to stay a call."""
+        if type(wrapper) is not keras.layers.TimeDistributed or not self.opens(wrapper):
+            return None
+        (given, *_) = [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, Value)]
+        batch, length, *step = given.shape
+        masked = given.masked or kwargs.get("mask") is not None
+        if masked or batch is not None or None in (length, *step):
+            return None
+        before = len(self.calls)
+        rows = self.rows.get(id(given), (None,))[0]
+        if rows is None:
+            rows = self._reshaped(given, step, f"{path}/rows")
+        trains = training or bool(kwargs.get("training"))
+        made = self._held(wrapper.layer, rows, f"{path}/{wrapper.layer.name}", trains)
+        if isinstance(made, Value) and all(apart(call) for call in self.calls[before:]):
+            return self._steps(made, (length, *made.shape[1:]), f"{path}/steps")
+        del self.calls[before:]
+        return None
+
+    def _on_rows(self, operation: Any, args: Any, kwargs: Any, path: str) -> Value | None:
+        """Appends the call of an activation on the rows that its steps were, if they were."""
+        given = [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, Value)]
+        if len(given) != 1 or id(given[0]) not in self.rows or not is_elementwise(operation):
+            return None
+        rows, steps = self.rows[id(given[0])]
+        made = Value(rows.shape, rows.dtype, rows=rows.rows)
+        self.calls.append(Call(operation, (rows,), {}, made, path))
+        return self._steps(made, steps.shape[1:], f"{path}/steps")
+
+    def _held(self, layer: Any, rows: Value, path: str, training: bool) -> Any:
+        """Appends the calls of a layer or model on rows."""
+        if is_graph(layer):
+            return self.read(layer, [rows], f"{path}/", training)
+        if not is_known(layer):
+            return None
+        made = Value((None,), rows.dtype)
+        kwargs = {"training": True} if training and layer._call_has_training_arg else {}
+        try:
+            made = Value.like(layer.compute_output_spec(keras.KerasTensor(rows.shape, rows.dtype)))
+        except Exception:
+            return None  # whatever a layer of somebody's own raises
+        made.rows = rows.rows
+        self.calls.append(Call(layer, (rows,), kwargs, made, path))
+        return made
+
+    def _steps(self, rows: Value, shape: Sequence[int | None], path: str) -> Value:
+        """Appends the call that makes steps of rows."""
+        steps = self._reshaped(rows, shape, path)
+        self.rows[id(steps)] = (rows, steps)
+        return steps
+
+    def _reshaped(self, value: Value, shape: Sequence[int | None], path: str) -> Value:
+        """Appends a call that gives a value's examples another shape."""
+        operation = reshape((-1, *shape), path.replace("/", "_"))
+        result = Value((None, *shape), value.dtype)
+        _tell_rows(operation, (value,), {}, [result])
+        self.calls.append(Call(operation, (value,), {}, result, path, added=True))
+        return result
 
 
 def _tell_shapes(operation: Any, args: Any, kwargs: Any, results: list[Value]) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from tfcompress.graph.calls import functional
-from tfcompress.graph.copying import is_graph
+from tfcompress.graph.calls import functional, is_graph
+from tfcompress.graph.distributed import holds_graph
 
 
 class Regions:
@@ -135,8 +135,12 @@ def all_regions(model: Any) -> list[Regions]:
         regions = Regions(one, prefix)
         found.append(regions)
         for node in regions.nodes:
-            if is_graph(node.operation) and id(node.operation) not in seen:
-                visit(node.operation, f"{prefix}{node.operation.name}/")
+            nested, path = node.operation, f"{prefix}{node.operation.name}/"
+            if holds_graph(nested):
+                nested = nested.layer
+                path += f"{nested.name}/"
+            if is_graph(nested) and id(nested) not in seen:
+                visit(nested, path)
 
     visit(model, "")
     return found

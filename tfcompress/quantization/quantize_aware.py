@@ -12,7 +12,8 @@ import numpy as np
 from tfcompress import registry
 from tfcompress.conversion import calibration, export
 from tfcompress.errors import ConfigError
-from tfcompress.graph.copying import is_graph, own_classes
+from tfcompress.graph.calls import is_graph
+from tfcompress.graph.copying import own_classes
 from tfcompress.graph.flow import Flow, read_flow
 from tfcompress.quantization import modes, observers
 from tfcompress.quantization.emission import Emitter
@@ -165,12 +166,13 @@ def _quantize_graph(
     report: CompressionReport,
     real_outputs: bool = False,
 ) -> QuantizedModel:
-    flow = read_flow(model)
+    flow = read_flow(model, opens=lambda _: True)
     bits = choice.scheme.activation_bits
     products_alone = choice.scheme.operators == "matmul"
     excluded = {**left_float(flow), **choice.excluded} if products_alone else choice.excluded
     lowered = Lowering(flow, excluded, bits)
     graph = Graph(lowered.nodes, keras.tree.flatten(lowered.outputs))
+    graph.remove_dead()
     fold(graph, choice.preserve)
     share_work(graph)
     fuse_activations(graph)
@@ -217,7 +219,7 @@ def _overrides(
 
 
 def _describe(report: CompressionReport, flow: Flow, plan: Plan, emitter: Emitter) -> None:
-    by_path = {call.path: call.operation for call in flow.calls}
+    by_path = {call.path: call.operation for call in flow.calls if not call.added}
     for node in plan.graph.nodes:  # what stood within a layer, as its activation
         by_path.update({p: node.call.operation for p in node.paths if p not in by_path})
     done: dict[str, tuple[str, str, dict[str, Any]]] = {}

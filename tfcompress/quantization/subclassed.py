@@ -9,7 +9,8 @@ import keras
 
 from tfcompress import registry
 from tfcompress.graph import attributes
-from tfcompress.graph.copying import copy_model, is_graph
+from tfcompress.graph.calls import is_graph
+from tfcompress.graph.copying import copy_model
 from tfcompress.quantization.linear_layer import QuantizedLinear
 from tfcompress.quantization.model import QuantizedModel
 from tfcompress.report import CompressionReport

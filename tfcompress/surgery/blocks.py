@@ -183,7 +183,7 @@ def _attends(operation: Any) -> bool:
 def _holders(one: Any) -> list[_Span]:
     from keras import layers
 
-    from tfcompress.graph.copying import is_graph
+    from tfcompress.graph.calls import is_graph
 
     found = []
     for node in one.nodes:

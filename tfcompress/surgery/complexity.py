@@ -132,7 +132,7 @@ def complexity(model: keras.Model, *, input_shapes: Any = None) -> Complexity:
     """
     from tfcompress.conversion.export import read_interface
     from tfcompress.errors import ModelTypeError
-    from tfcompress.graph.copying import is_graph
+    from tfcompress.graph.calls import is_graph
     from tfcompress.keras3 import check_keras3
     from tfcompress.surgery.tracing import holds_layers
     from tfcompress.surgery.work import read_work

@@ -9,6 +9,7 @@ from typing import Any
 from keras import layers
 
 from tfcompress.graph.copying import Replacement
+from tfcompress.graph.distributed import around
 from tfcompress.graph.flow import Call, Value
 from tfcompress.surgery.rewriting import fresh_name
 
@@ -59,16 +60,6 @@ def _held_twice(calls: Mapping[int, list[Call]]) -> set[int]:
 def inside(layer: Any) -> Any:
     """What a TimeDistributed holds; other layers are what they are."""
     return layer.layer if type(layer) is layers.TimeDistributed else layer
-
-
-def around(wrapper: Any, layer: Any, name: str = "") -> Any:
-    """A TimeDistributed like another one, around a layer."""
-    return layers.TimeDistributed(
-        layer,
-        name=name or wrapper.name,
-        trainable=wrapper.trainable,
-        dtype=wrapper.dtype_policy,
-    )
 
 
 def operands(call: Call) -> list[Value]:

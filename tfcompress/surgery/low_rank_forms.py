@@ -14,7 +14,7 @@ from tfcompress.graph.copying import Replacement
 from tfcompress.graph.flow import Call
 from tfcompress.graph.state import same_activations
 from tfcompress.surgery.decompositions import Spectrum, relative_error, truncated_svd, tucker2
-from tfcompress.surgery.multiply_adds import multiply_adds
+from tfcompress.surgery.multiply_adds import all_multiply_adds
 from tfcompress.surgery.rewriting import UNKNOWN_PLACE, plain_kernels, resizable_config
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -86,7 +86,7 @@ class MatrixForm:
 
     def __init__(self, layer: Any, calls: Sequence[Call]) -> None:
         self.layer, self._calls = layer, calls
-        self.before = _cost(layer, calls)
+        self.before = all_multiply_adds(layer, calls)
         self._kernel = np.asarray(layer.kernel)
         self._letters = _letters(layer)
         if type(layer) is layers.EinsumDense:
@@ -165,7 +165,7 @@ class ConvolutionForm:
 
     def __init__(self, layer: Any, calls: Sequence[Call]) -> None:
         self.layer = layer
-        self.before = _cost(layer, calls)
+        self.before = all_multiply_adds(layer, calls)
         self._kernel = np.asarray(layer.kernel)
         self.full = tuple(self._kernel.shape[-2:])
         self._spectra = [Spectrum.along(self._kernel, axis) for axis in (-2, -1)]
@@ -174,6 +174,7 @@ class ConvolutionForm:
         self._in = sum(
             math.prod(n or 1 for n in (call.inputs[0].shape[2:] if first else
                                        call.inputs[0].shape[1:-1]))
+            * call.inputs[0].rows
             for call in calls
         )  # fmt: skip
 
@@ -271,12 +272,6 @@ class TableForm:
             why += "; without the constraint that was on the table"
         weights = [one.astype(self._table.dtype) for one in (rows, columns)]
         return Replacement([layers.Embedding.from_config(config), wide], weights, why), error
-
-
-def _cost(layer: Any, calls: Sequence[Call]) -> int:
-    return sum(
-        multiply_adds(layer, [call.inputs[0].shape], [call.results[0].shape]) for call in calls
-    )
 
 
 def _letters(layer: Any) -> tuple[str, str, str]:

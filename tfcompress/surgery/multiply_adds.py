@@ -42,6 +42,14 @@ def multiply_adds(operation: Any, inputs: Sequence[Shape], outputs: Sequence[Sha
     return 0 if rule is None else rule(operation, inputs, outputs)
 
 
+def all_multiply_adds(layer: Any, calls: Sequence[Any]) -> int:
+    """Multiply-adds of a layer over all its calls, whose first input it computes with."""
+    return sum(
+        multiply_adds(layer, [call.inputs[0].shape], [call.results[0].shape]) * call.results[0].rows
+        for call in calls
+    )
+
+
 def call_multiply_adds(operation: Any, args: Any, kwargs: Any, results: Sequence[Any]) -> int:
     """Multiply-adds of a call, given its arguments and results: tensors, or what has a shape."""
     if rule_of(operation) is None:

@@ -8,7 +8,8 @@ import keras
 from keras import layers, tree
 
 from tfcompress import registry
-from tfcompress.graph.copying import Replacement, is_graph
+from tfcompress.graph.calls import is_graph
+from tfcompress.graph.copying import Replacement
 from tfcompress.graph.flow import read_flow
 from tfcompress.report import CompressionReport
 from tfcompress.surgery.distributed import inside, open_wrappers, operands

@@ -160,7 +160,11 @@ def _pairs(before: Flow, after: Flow, replaced: Mapping[int, Any]) -> dict[int, 
 def _gather(model: keras.Model, flow: Flow, data: Any) -> list[np.ndarray]:
     """(examples, ...) of each input: as many as are worth it and fit."""
     largest = max(
-        (np.prod([n or 1 for n in v.shape[1:]]) for call in flow.calls for v in call.results),
+        (
+            v.rows * np.prod([n or 1 for n in v.shape[1:]])
+            for call in flow.calls
+            for v in call.results
+        ),
         default=1.0,
     )
     count = int(max(16, min(EXAMPLES, BYTES / (4 * 8 * float(largest)))))

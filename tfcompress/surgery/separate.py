@@ -199,11 +199,9 @@ class _Options:
     """
 
     def __init__(self, layer: Any, calls: Sequence[Any]) -> None:
-        from tfcompress.surgery.multiply_adds import multiply_adds, size
+        from tfcompress.surgery.multiply_adds import all_multiply_adds, size
 
-        self.before = sum(
-            multiply_adds(layer, [call.inputs[0].shape], [call.results[0].shape]) for call in calls
-        )
+        self.before = all_multiply_adds(layer, calls)
         *positions, inputs, outputs = layer.kernel.shape
         # Both grow with the pixels that come out, and with nothing else.
         pixels = self.before // size(layer.kernel.shape)

@@ -76,8 +76,8 @@ def sparse_friendly(
 
 def _rewritten(model: keras.Model, report: CompressionReport) -> keras.Model:
     """The copy, with all that can be replaced in the model and in those it nests."""
-    from tfcompress.graph.calls import Calls, functional
-    from tfcompress.graph.copying import Replacement, copy_model, is_graph
+    from tfcompress.graph.calls import Calls, functional, is_graph
+    from tfcompress.graph.copying import Replacement, copy_model
     from tfcompress.keras3 import check_keras3
     from tfcompress.surgery.exact_heads import head_replacements
     from tfcompress.surgery.exact_padding import padding_replacements

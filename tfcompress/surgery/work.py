@@ -55,7 +55,7 @@ def read_work(model: keras.Model, interface: Any = None) -> Work:
     """
     if interface is not None:
         return _traced(model, interface)
-    flow = read_flow(model)
+    flow = read_flow(model, opens=lambda _: False)
     outputs = keras.tree.flatten(flow.outputs)
     work = Work(inputs=flow.input_values, outputs=outputs)
     if any(None in v.shape[1:] for c in flow.calls for v in (*c.inputs, *c.results)):

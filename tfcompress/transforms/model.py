@@ -11,7 +11,8 @@ import keras
 
 from tfcompress import registry
 from tfcompress.graph import attributes
-from tfcompress.graph.copying import as_plain, is_graph
+from tfcompress.graph.calls import is_graph
+from tfcompress.graph.copying import as_plain
 from tfcompress.report import CompressionReport
 from tfcompress.transforms.wrapper import TransformedLayer, wrappers
 

@@ -46,7 +46,10 @@ def _options(layer: Any) -> dict[str, Any]:
 def _time_distributed(call: Call, found: Analysis) -> None:
     wrapper, value, (result,) = call.operation, sequence(call, found), call.results
     if isinstance(wrapper.layer, keras.Model):
-        raise Barrier("it holds a whole model: work on that alone, before it is wrapped")
+        raise Barrier(
+            "it holds a model whose steps are not known to be apart (layers of your own, masks, or "
+            "sizes left open): work on that alone, before it is wrapped"
+        )
     axes = found.axes(value)
     found.atoms.pin(axes[1])
     given = Value((value.shape[0], *value.shape[2:]), value.dtype)
