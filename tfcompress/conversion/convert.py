@@ -43,6 +43,10 @@ def convert(
     The model is exported with static shapes, converted in a worker process, loaded by the runtime
     and run once on valid inputs; only then is it returned, and written to `path`.
 
+    What `TimeDistributed` holds is in the file once, for all steps as one batch, where Keras calls
+    it for each step. It is there as often as there are steps only where these have a mask, or
+    where what it holds might look from one to another: layers of your own, Lambda.
+
     Args:
         model: a built Keras 3 model: Functional, Sequential or subclassed, with any number of
             inputs and outputs. It is left as it is. Of what `tfc.distill` returned, the student.

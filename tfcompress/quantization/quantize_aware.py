@@ -54,8 +54,9 @@ def quantize_aware(
 
     BatchNorm is folded into kernels and ReLU into operators, as in the file; every tensor gets a
     grid of integers; forward passes run on these integers, with the runtime's own rounding, and
-    gradients pass straight through it. What has no int8 form stays float and is reported. The
-    model trains with plain `fit`; `tfc.convert(qmodel, "int8")` needs no data.
+    gradients pass straight through it. What `TimeDistributed` holds has all steps in one batch, as
+    in the file (see `tfc.convert`). What has no int8 form stays float and is reported. The model
+    trains with plain `fit`; `tfc.convert(qmodel, "int8")` needs no data.
 
     Args:
         model: a built Keras 3 model; it does not change. Its weights are taken over; what
