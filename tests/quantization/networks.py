@@ -231,6 +231,8 @@ def films() -> keras.Model:
     each = layers.TimeDistributed
     inputs = keras.Input((3, 12, 12, 3))
     x = each(layers.Conv2D(8, 3, use_bias=False), name="stem")(inputs)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = each(layers.DepthwiseConv2D(3, padding="same"))(x)
     x = each(layers.BatchNormalization())(x)
     x = each(layers.MaxPooling2D())(layers.ReLU()(x))
     image = chain(

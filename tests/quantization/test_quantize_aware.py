@@ -78,6 +78,19 @@ def test_convolution_batchnorm_and_activation_are_one_operator():
     ]
 
 
+def test_what_time_distributed_holds_is_as_if_it_stood_alone():
+    model, x = build("films")
+    qmodel = tfc.quantize_aware(model, calibration_data=x)
+    names = [operator.name for operator in tfc.convert(qmodel, "int8").operators]
+    assert names == [
+        *("QUANTIZE", "RESHAPE", "CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D", "CONV_2D", "MEAN"),
+        *("CONV_2D", "RESHAPE", "CONV_2D", "RESHAPE", "DEQUANTIZE"),
+    ]
+    told = {entry.name: entry.action for entry in qmodel.compression_report.entries}
+    assert told["stem/" + model.get_layer("stem").layer.name] == "quantized"
+    assert not [name for name in told if name.endswith(("/rows", "/steps"))]
+
+
 @pytest.mark.parametrize("bits", [2, 4, 7])
 def test_weights_of_fewer_bits_stay_on_their_grid_in_the_file(bits):
     model, x = build("residual")

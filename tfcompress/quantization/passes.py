@@ -89,7 +89,10 @@ def fold(graph: Graph, preserve: Sequence[str] = ()) -> None:
 
 
 def _fold_batchnorm(graph: Graph, node: Linear) -> None:
-    after = _only_reader(graph, node)
+    steps, after = None, _only_reader(graph, node)
+    if _makes_steps(after):
+        assert after is not None
+        steps, after = after, _only_reader(graph, after)
     if (
         isinstance(after, Linear)
         and after.affine is not None
@@ -104,7 +107,12 @@ def _fold_batchnorm(graph: Graph, node: Linear) -> None:
             scale, shift = node.affine.scale, node.affine.shift
             node.affine.scale = scale * after.affine.scale
             node.affine.shift = shift * after.affine.scale + after.affine.shift
-        graph.merge(node, after)
+        if steps is None:
+            graph.merge(node, after)
+        else:
+            node.paths += [path for path in after.paths if path not in node.paths]
+            steps.outputs = after.outputs
+            graph.nodes.remove(after)
 
 
 def _fold_ahead(graph: Graph, node: Linear, keeps_shared: bool) -> None:
@@ -158,7 +166,8 @@ def fuse_activations(graph: Graph) -> None:
     """Takes ReLU and ReLU6 into the operator before them, where nothing else reads that.
 
     As the converter does: it looks through transpositions, and it gives a pool, whose output has
-    its input's grid, the activation as a clip on that grid.
+    its input's grid, the activation as a clip on that grid. What makes steps of rows is no matter
+    either: it stands behind the operator in the emitted model.
     """
     makers, readers = graph.makers(), graph.readers()
     for node in list(graph.nodes):
@@ -166,7 +175,7 @@ def fuse_activations(graph: Graph) -> None:
             continue
         last = before = makers.get(id(node.inputs[0]))
         alone = len(readers[id(node.inputs[0])]) == 1
-        while alone and _transposes(before):
+        while alone and (_transposes(before) or _makes_steps(before)):
             assert before is not None
             alone = len(readers[id(before.inputs[0])]) == 1
             before = makers.get(id(before.inputs[0]))
@@ -190,6 +199,11 @@ def fuse_activations(graph: Graph) -> None:
             last.outputs = node.outputs
             graph.nodes.remove(node)
         makers[id(last.output)] = last
+
+
+def _makes_steps(node: Node | None) -> bool:
+    """Whether it stands behind what a TimeDistributed holds; channels stay last."""
+    return isinstance(node, Kept) and node.call.added
 
 
 def _transposes(node: Node | None) -> bool:

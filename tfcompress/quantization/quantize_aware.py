@@ -222,7 +222,8 @@ def _overrides(
 def _describe(report: CompressionReport, flow: Flow, plan: Plan, emitter: Emitter) -> None:
     by_path = {call.path: call.operation for call in flow.calls if not call.added}
     for node in plan.graph.nodes:  # what stood within a layer, as its activation
-        by_path.update({p: node.call.operation for p in node.paths if p not in by_path})
+        if not node.call.added:
+            by_path.update({p: node.call.operation for p in node.paths if p not in by_path})
     done: dict[str, tuple[str, str, dict[str, Any]]] = {}
     for node in plan.graph.nodes:
         for path in node.paths:
