@@ -194,7 +194,7 @@ NETWORKS = {
     ),
     "Fashion-MNIST, depthwise-separable": Network(
         fashion, lambda: tfc.models.mobilenet_small((28, 28, 1), 10), ((4, 2e-3), (2, 3e-4)), 12,
-        2e-3, {"shrink 0.4": shrunk(0.4), "shrink 0.5": shrunk(0.5), "shrink 0.65": shrunk(0.65)},
+        2e-3, {f"shrink {share}": shrunk(share) for share in (0.3, 0.4, 0.5, 0.65, 0.8)},
     ),
     "Fashion-MNIST, VGG-style": Network(
         fashion, vgg, ((4, 1e-3), (1, 2e-4)), 16, 2e-3, {"separate 0.86": separated(0.86)}
