@@ -132,3 +132,26 @@ def test_pruned_and_clustered_it_strips_as_before(tmp_path):
         tfc.cluster(model, number_of_clusters=4),
     ):
         assert_same_outputs(made, tfc.strip(made), 0)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_model_that_a_closed_one_holds_too_stays_as_it_is_there(first):
+    """A mask keeps the second TimeDistributed a call; its norm is not to be folded."""
+    parts = [layers.BatchNormalization(name="norm"), layers.Dense(6, name="dense")]
+    inner = chain((6,), *(parts if first else reversed(parts)))
+    one, two = keras.Input((4, 6)), keras.Input((5, 6))
+    masked = layers.TimeDistributed(inner)(layers.Masking()(two))
+    model = scramble(keras.Model([one, two], [inner(one[:, 0]), masked]))
+    assert_same_outputs(model, tfc.fold_batchnorm(model))
+
+
+def test_it_is_dropped_as_a_whole_and_told_of_where_it_stays():
+    inner = chain((3,), layers.Dense(5, name="p"), layers.Dense(3, name="r"))
+    model = chain(
+        (4, 3), layers.Dense(3, name="x"), layers.TimeDistributed(inner, name="td"),
+        layers.Flatten(), layers.Dense(2),
+    )  # fmt: skip
+    smaller = tfc.drop_layers(model, "td")
+    assert "td" not in [layer.name for layer in smaller.layers]
+    smaller = tfc.drop_layers(model, "x")
+    assert {name for name, (action, _) in entries(smaller).items() if action == "dropped"} == {"x"}

@@ -23,7 +23,7 @@ def steps_in_one_batch() -> Iterator[None]:
 
     def call(self: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         masked = mask is not None and self.layer._call_has_mask_arg
-        if masked or not steps_apart(self, inputs):
+        if masked or not steps_apart(self, inputs, bool(training)):
             return one_by_one(self, inputs, training, mask)
         rows = keras.ops.reshape(inputs, (-1, *inputs.shape[2:]))
         options = {"training": training} if self.layer._call_has_training_arg else {}

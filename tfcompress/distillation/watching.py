@@ -11,7 +11,7 @@ import keras
 
 from tfcompress import registry
 from tfcompress.errors import ModelTypeError, ScopeError
-from tfcompress.graph.calls import functional, is_graph
+from tfcompress.graph.calls import functional, is_graph, runs_its_graph
 from tfcompress.graph.flow import Call, Flow, Value, read_flow
 
 _NORMALIZING = {keras.activations.softmax: "softmax", keras.activations.sigmoid: "sigmoid"}
@@ -68,7 +68,7 @@ class Watched:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.flow: Flow | None = None
-        if _runs_its_graph(model):  # TimeDistributed too is to run as Keras runs it
+        if runs_its_graph(model):  # TimeDistributed too is to run as Keras runs it
             self.flow = read_flow(model, opens=lambda _: False)
         self._features: dict[int, Value] = {}
         self._scores: dict[int, Call] = {}
@@ -227,12 +227,6 @@ class Watched:
 
 def _see_through(operation: Any) -> bool:
     return type(operation) in registry._see_through
-
-
-def _runs_its_graph(model: Any) -> bool:
-    """Whether calling it is running its graph: not where a class of its own overrides `call`."""
-    owner = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
-    return is_graph(model) and owner.__module__.startswith("keras.")
 
 
 def _called(model: Any, inputs: Any, training: bool) -> Any:

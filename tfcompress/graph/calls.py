@@ -66,3 +66,9 @@ def is_graph(layer: Any) -> bool:
 def inputs_among(args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """What a model is called on, without the masks, which Keras carries along with its inputs."""
     return args, {name: item for name, item in kwargs.items() if name != "mask"}
+
+
+def runs_its_graph(model: Any) -> bool:
+    """Whether calling it is running its graph: not where a class of its own overrides `call`."""
+    owner = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
+    return is_graph(model) and owner.__module__.startswith("keras.")

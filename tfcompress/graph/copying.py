@@ -15,6 +15,7 @@ from tfcompress.errors import CompressError, ModelTypeError
 from tfcompress.graph import attributes
 from tfcompress.graph.calls import functional, inputs_among, is_graph
 from tfcompress.graph.distributed import around, holds_graph
+from tfcompress.graph.flow import steps_apart
 from tfcompress.graph.state import align, copy_state
 
 # (layer of the original, its fresh copy) -> what stands in the copy's place in the new model.
@@ -257,8 +258,8 @@ class Copier:
                 tensors = keras.tree.flatten(inputs_among(args, kwargs))
                 made = self.model(source, [t for t in tensors if isinstance(t, keras.KerasTensor)])
                 outputs = made(*args, **kwargs)
-            elif holds_graph(source) and (self._replacements or self._rejoined):
-                made = self._distributed(source, *inputs_among(args, kwargs))
+            elif (self._replacements or self._rejoined) and _opened(source, args, kwargs):
+                made = self._distributed(source, args, kwargs)
                 outputs = made(*args, **kwargs)
             elif isinstance(source, keras.Layer):
                 made, outputs = self._layer(source, args, kwargs)
@@ -290,9 +291,16 @@ class Copier:
         """A TimeDistributed around the copy of its model."""
         given = keras.tree.flatten((args, kwargs))[0]
         step = keras.KerasTensor((given.shape[0], *given.shape[2:]), given.dtype)
-        inner = self._made.get(id(source.layer)) or self.model(source.layer, [step])
-        self._made[id(source.layer)] = inner
-        copy = around(source, inner)
+        made = self._made.get(id(source.layer))
+        if made is None:
+            nested = holds_graph(source.layer)
+            made = (
+                self._distributed(source.layer, (step,), {})
+                if nested
+                else self.model(source.layer, [step])
+            )
+            self._made[id(source.layer)] = made
+        copy = around(source, made)
         self.result.layers[id(source)] = copy
         return copy
 
@@ -360,6 +368,15 @@ def own_classes(model: Any) -> Iterator[None]:
     own = {cls.__name__: cls for cls in classes if not cls.__module__.startswith("keras.")}
     with keras.saving.custom_object_scope(own):
         yield
+
+
+def _opened(wrapper: Any, args: Any, kwargs: Any) -> bool:
+    """Whether it is a TimeDistributed whose model verbs see: the one that a flow lays open."""
+    if not holds_graph(wrapper) or kwargs.get("mask") is not None:
+        return False
+    given = keras.tree.flatten((args, kwargs))[0]
+    whole = given.shape[0] is None and getattr(given, "_keras_mask", None) is None
+    return whole and steps_apart(wrapper, given, bool(kwargs.get("training")))
 
 
 def _rebuilt(layer: Any) -> Any:

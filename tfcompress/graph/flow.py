@@ -53,7 +53,8 @@ class Call:
         kwargs: likewise.
         outputs: a nest of Values.
         path: the operation's name, behind the names of the models that hold it.
-        added: the model has no such call: it stands around what a TimeDistributed holds.
+        added: None for the model's own calls. Those that make rows of steps, and steps of rows,
+            are not: the layer that they stand around.
     """
 
     operation: Any
@@ -61,7 +62,7 @@ class Call:
     kwargs: dict[str, Any]
     outputs: Any
     path: str
-    added: bool = False
+    added: Any = None
 
     @property
     def inputs(self) -> list[Value]:
@@ -110,15 +111,16 @@ def read_flow(model: keras.Model, *, opens: Callable[[Any], bool] = holds_graph)
     return Flow(reader.calls, graph._inputs_struct, inputs, outputs)
 
 
-def steps_apart(wrapper: Any, given: Any) -> bool:
+def steps_apart(wrapper: Any, given: Any, training: bool = False) -> bool:
     """Whether all steps of a TimeDistributed may be computed as rows of one batch.
 
     Args:
         wrapper: the TimeDistributed.
-        given: the tensor that it reads.
+        given: the tensor that it reads, or its Value.
+        training: whether it is called with training=True.
     """
     value = Value((None, *given.shape[1:]), keras.backend.standardize_dtype(given.dtype))
-    return _Reader(lambda _: True).opened(wrapper, (value,), {}, "", False) is not None
+    return _Reader(lambda _: True).opened(wrapper, (value,), {}, "", training) is not None
 
 
 @dataclass
@@ -192,11 +194,12 @@ class _Reader:
         before = len(self.calls)
         rows = self.rows.get(id(given), (None,))[0]
         if rows is None:
-            rows = self._reshaped(given, step, f"{path}/rows")
+            rows = self._reshaped(given, step, f"{path}/rows", wrapper)
+        inside = len(self.calls)
         trains = training or bool(kwargs.get("training"))
         made = self._held(wrapper.layer, rows, f"{path}/{wrapper.layer.name}", trains)
-        if isinstance(made, Value) and all(apart(call) for call in self.calls[before:]):
-            return self._steps(made, (length, *made.shape[1:]), f"{path}/steps")
+        if isinstance(made, Value) and all(_apart(c, rows.rows) for c in self.calls[inside:]):
+            return self._steps(made, (length, *made.shape[1:]), f"{path}/steps", wrapper)
         del self.calls[before:]
         return None
 
@@ -205,40 +208,52 @@ class _Reader:
         given = [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, Value)]
         if len(given) != 1 or id(given[0]) not in self.rows or not is_elementwise(operation):
             return None
+        if kwargs.get("training"):
+            return None
         rows, steps = self.rows[id(given[0])]
         made = Value(rows.shape, rows.dtype, rows=rows.rows)
         self.calls.append(Call(operation, (rows,), {}, made, path))
-        return self._steps(made, steps.shape[1:], f"{path}/steps")
+        return self._steps(made, steps.shape[1:], f"{path}/steps", operation)
 
     def _held(self, layer: Any, rows: Value, path: str, training: bool) -> Any:
         """Appends the calls of a layer or model on rows."""
+        if type(layer) is keras.layers.TimeDistributed:
+            return self.opened(layer, (rows,), {}, path, training)
         if is_graph(layer):
-            return self.read(layer, [rows], f"{path}/", training)
+            apart = is_known(layer)
+            return self.read(layer, [rows], f"{path}/", training) if apart else None
         if not is_known(layer):
             return None
-        made = Value((None,), rows.dtype)
         kwargs = {"training": True} if training and layer._call_has_training_arg else {}
         try:
             made = Value.like(layer.compute_output_spec(keras.KerasTensor(rows.shape, rows.dtype)))
         except Exception:
-            return None  # whatever a layer of somebody's own raises
+            return None  # whatever a layer raises that cannot say what it gives
         made.rows = rows.rows
         self.calls.append(Call(layer, (rows,), kwargs, made, path))
         return made
 
-    def _steps(self, rows: Value, shape: Sequence[int | None], path: str) -> Value:
+    def _steps(self, rows: Value, shape: Sequence[int | None], path: str, of: Any) -> Value:
         """Appends the call that makes steps of rows."""
-        steps = self._reshaped(rows, shape, path)
+        steps = self._reshaped(rows, shape, path, of)
         self.rows[id(steps)] = (rows, steps)
         return steps
 
-    def _reshaped(self, value: Value, shape: Sequence[int | None], path: str) -> Value:
+    def _reshaped(self, value: Value, shape: Sequence[int | None], path: str, of: Any) -> Value:
         """Appends a call that gives a value's examples another shape."""
-        operation = reshape((-1, *shape), path.replace("/", "_"))
+        operation = reshape((-1, *shape), path.replace("/", "."))
         result = Value((None, *shape), value.dtype)
         _tell_rows(operation, (value,), {}, [result])
-        self.calls.append(Call(operation, (value,), {}, result, path, added=True))
+        self.calls.append(Call(operation, (value,), {}, result, path, added=of))
         return result
+
+
+def _apart(call: Call, rows: int) -> bool:
+    if type(call.operation) is keras.layers.TimeDistributed:  # it has stayed a call
+        whole = not call.inputs[0].masked and call.kwargs.get("mask") is None
+        training = bool(call.kwargs.get("training"))
+        return whole and steps_apart(call.operation, call.inputs[0], training)
+    return call.added is not None or apart(call, rows)
 
 
 def _tell_shapes(operation: Any, args: Any, kwargs: Any, results: list[Value]) -> None:

@@ -136,7 +136,7 @@ def all_regions(model: Any) -> list[Regions]:
         found.append(regions)
         for node in regions.nodes:
             nested, path = node.operation, f"{prefix}{node.operation.name}/"
-            if holds_graph(nested):
+            while holds_graph(nested):
                 nested = nested.layer
                 path += f"{nested.name}/"
             if is_graph(nested) and id(nested) not in seen:

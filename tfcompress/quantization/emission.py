@@ -179,26 +179,36 @@ class Emitter:
         return GridSource(names, symmetric=plan.symmetric, bits=self.plan.bits)
 
     def _name_all(self, nodes: list[Node]) -> None:
-        taken = {layer.name for layer in self._kept(nodes)}
         outputs = {id(value) for value in self.plan.graph.outputs}
+        kept = [node for node in nodes if isinstance(node, Kept)]
+        taken = {node.operation.name for node in kept if node.call.added is None}
+        for one in kept:
+            if one.call.added is not None:
+                path = one.call.path
+                if any(id(value) in outputs for value in one.outputs):
+                    path = path.removesuffix("/steps")
+                one.operation.name = self._fresh(path.replace("/", "."), taken)
         for node in nodes:
             if isinstance(node, Kept):
                 continue
             path = node.paths[0] if node.paths else f"{node.call.path}_{node.kind}"  # type: ignore[attr-defined]
             if any(id(value) in outputs for value in node.outputs):
                 path = node.call.path  # Signatures are named by it.
+                if node.call.added is not None:
+                    path = path.removesuffix("/steps")
             base = path.replace("/", ".")
             if isinstance(node, Operator) and not node.paths:
                 base = f"{node.call.path}_{node.kind}".replace("/", ".")
-            name, count = base, 1
-            while name in taken:
-                name, count = f"{base}_{count}", count + 1
-            taken.add(name)
-            self._names[id(node)] = name
+            self._names[id(node)] = self._fresh(base, taken)
 
     @staticmethod
-    def _kept(nodes: list[Node]) -> list[Any]:
-        return [node.operation for node in nodes if isinstance(node, Kept)]
+    def _fresh(base: str, taken: set[str]) -> str:
+        """The name, or with a number behind it where it is taken; it is taken then."""
+        name, count = base, 1
+        while name in taken:
+            name, count = f"{base}_{count}", count + 1
+        taken.add(name)
+        return name
 
 
 def _bytes(array: Any) -> bytes:

@@ -203,7 +203,7 @@ def fuse_activations(graph: Graph) -> None:
 
 def _makes_steps(node: Node | None) -> bool:
     """Whether it stands behind what a TimeDistributed holds; channels stay last."""
-    return isinstance(node, Kept) and node.call.added
+    return isinstance(node, Kept) and node.call.added is not None
 
 
 def _transposes(node: Node | None) -> bool:

@@ -171,6 +171,9 @@ def _quantize_graph(
     bits = choice.scheme.activation_bits
     products_alone = choice.scheme.operators == "matmul"
     excluded = {**left_float(flow), **choice.excluded} if products_alone else choice.excluded
+    for call in flow.calls:  # what stands around a layer goes with it
+        if id(call.added) in excluded:
+            excluded = {**excluded, id(call.operation): excluded[id(call.added)]}
     lowered = Lowering(flow, excluded, bits)
     graph = Graph(lowered.nodes, keras.tree.flatten(lowered.outputs))
     graph.remove_dead()
@@ -220,9 +223,9 @@ def _overrides(
 
 
 def _describe(report: CompressionReport, flow: Flow, plan: Plan, emitter: Emitter) -> None:
-    by_path = {call.path: call.operation for call in flow.calls if not call.added}
+    by_path = {call.path: call.operation for call in flow.calls if call.added is None}
     for node in plan.graph.nodes:  # what stood within a layer, as its activation
-        if not node.call.added:
+        if node.call.added is None:
             by_path.update({p: node.call.operation for p in node.paths if p not in by_path})
     done: dict[str, tuple[str, str, dict[str, Any]]] = {}
     for node in plan.graph.nodes:

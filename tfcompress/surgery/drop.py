@@ -126,10 +126,18 @@ def _chosen(
 
 def _as_wholes(found: set[int], regions: list[Any]) -> set[int]:
     """Without what nested models hold: who names one means it as a whole."""
+    from tfcompress.graph.distributed import model_in
+
+    wholes = {
+        id(model_in(node.operation))
+        for one in regions
+        for node in one.nodes
+        if id(node.operation) in found
+    }
     inner = {
         id(node.operation)
         for one in regions
-        if one.prefix and id(one.model) in found
+        if one.prefix and id(one.model) in wholes
         for node in one.nodes
     }
     return found - inner
@@ -265,6 +273,7 @@ def _unread(model: Any, joined: dict[int, Any]) -> list[Any]:
 
 def _gone(model: Any, joined: dict[int, Any]) -> set[int]:
     """The `id`s of operations that no output depends on any longer."""
+    from tfcompress.graph.distributed import model_in
     from tfcompress.graph.regions import all_regions
 
     kept: set[int] = set()
@@ -285,6 +294,6 @@ def _gone(model: Any, joined: dict[int, Any]) -> set[int]:
         for node in one.nodes:
             if id(node.operation) in kept and id(node.operation) not in live:
                 live.add(id(node.operation))
-                if id(node.operation) in held:
-                    stack.append(node.operation)
+                if id(model_in(node.operation)) in held:
+                    stack.append(model_in(node.operation))
     return {id(n.operation) for one in regions for n in one.nodes} - live
