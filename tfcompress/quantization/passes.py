@@ -44,7 +44,7 @@ class Graph:
         """The first node does the second's work too, and makes its output."""
         first.outputs = second.outputs
         first.call = second.call
-        first.paths += [path for path in second.paths if path not in first.paths]
+        _take_paths(first, second)
         self.nodes.remove(second)
 
     def standing_for(self, value: Value) -> Value:
@@ -58,7 +58,7 @@ class Graph:
         for node in self.nodes:
             node.inputs = [new if value is old else value for value in node.inputs]
         self.outputs[:] = [new if value is old else value for value in self.outputs]
-        first.paths += [path for path in second.paths if path not in first.paths]
+        _take_paths(first, second)
         self.nodes.remove(second)
 
     def remove_dead(self) -> None:
@@ -110,7 +110,7 @@ def _fold_batchnorm(graph: Graph, node: Linear) -> None:
         if steps is None:
             graph.merge(node, after)
         else:
-            node.paths += [path for path in after.paths if path not in node.paths]
+            _take_paths(node, after)
             steps.outputs = after.outputs
             graph.nodes.remove(after)
 
@@ -195,10 +195,15 @@ def fuse_activations(graph: Graph) -> None:
         if before is last:
             graph.merge(last, node)
         else:
-            before.paths += [path for path in node.paths if path not in before.paths]
+            _take_paths(before, node)
             last.outputs = node.outputs
             graph.nodes.remove(node)
         makers[id(last.output)] = last
+
+
+def _take_paths(node: Node, other: Node) -> None:
+    """The first does the work of the other's layers too."""
+    node.paths += [path for path in other.paths if path not in node.paths]
 
 
 def _makes_steps(node: Node | None) -> bool:
