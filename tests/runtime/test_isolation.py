@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import subprocess
@@ -24,6 +25,10 @@ def add(a, b):
 def slow_add(a, b):
     time.sleep(2)
     return a + b
+
+
+def frozen():
+    return gc.get_freeze_count()
 
 
 def crash():
@@ -58,6 +63,13 @@ def test_value_and_output_come_back(way):
     value, log = run_isolated(f"{JOBS}:add", {"a": 1, "b": 2})
     assert value == 3
     assert "adding" in log and "in native code" in log
+
+
+def test_what_the_server_imported_is_not_collected_in_each_job():
+    isolation.start((JOBS,))  # told beforehand, it is one and the same server
+    count = len(isolation._servers)
+    assert run_isolated(f"{JOBS}:frozen", {}, preload=(JOBS,))[0] > 10_000
+    assert len(isolation._servers) == count
 
 
 def test_an_exception_keeps_its_kind_and_message(way):

@@ -109,10 +109,11 @@ def convert(
         check_writable(path, overwrite=overwrite)
 
     from tfcompress.conversion import checks, export, storage
-    from tfcompress.conversion.converter import Converter
+    from tfcompress.conversion.converter import Converter, start_converter
 
     started = time.perf_counter()
     export.check_model(model)
+    start_converter()
     interface = export.read_interface(model, input_shapes)
     if settings.calibrated and representative_data is None:
         raise DataError(

@@ -12,12 +12,17 @@ from tfcompress.conversion.precisions import PRECISIONS, Precision
 from tfcompress.errors import ConversionError
 from tfcompress.report import CompressionReport
 from tfcompress.runtime import proof
-from tfcompress.runtime.isolation import JobError, run_isolated
+from tfcompress.runtime.isolation import JobError, run_isolated, start
 from tfcompress.runtime.sparse_rules import refusals
 
 _JOB = "tfcompress.conversion.job"
 _PRELOAD = ("tensorflow", _JOB)
 _QUANTIZER = ("ai_edge_quantizer.quantizer", "ai_edge_quantizer.recipe")
+
+
+def start_converter() -> None:
+    """Lets the worker process import TensorFlow while the model is exported."""
+    start(_PRELOAD)
 
 
 @dataclass(frozen=True)

@@ -94,11 +94,12 @@ def convert_decoder(
         check_writable(path, overwrite=overwrite)
 
     from tfcompress.conversion import export
-    from tfcompress.conversion.converter import Converter
+    from tfcompress.conversion.converter import Converter, start_converter
     from tfcompress.generation.signatures import planned, traced
 
     started = time.perf_counter()
     export.check_model(model)
+    start_converter()
     plan = planned(model, target)
     length = plan.length if context is None else context
     if length > plan.length:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -79,6 +80,12 @@ def run_isolated(
     if answer["status"] == "ok":
         return answer["value"], log
     raise JobError(answer["message"], answer["status"], answer.get("kind", ""), log)
+
+
+def start(preload: Sequence[str]) -> None:
+    """Lets the server of these modules import them while the caller does something else."""
+    if FORKS:
+        _server(tuple(preload))
 
 
 def python_command(entry: str) -> list[str]:
@@ -227,6 +234,9 @@ def serve() -> int:
         request = json.loads(line)
         for module in request["preload"]:
             importlib.import_module(module)
+        # What was imported stays: collecting garbage in a child would walk over all of it, and so
+        # copy every page of it (the converter collects once a run, 0.4 s with TensorFlow).
+        gc.freeze()
         if "function" in request:
             answer = _fork_job(request, requests.fileno())
             if answer is None:
