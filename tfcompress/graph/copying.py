@@ -38,15 +38,19 @@ class Replacement:
         sides: what is called on the input side by side, None standing for the input itself; the
             first of `layers`, one that merges, gets the list of what they give. None of them where
             the first of `layers` reads the input.
+        alike: the one layer in `layers` takes all the arguments that the old one took.
     """
 
     layers: Sequence[keras.Layer]
     weights: Sequence[np.ndarray] = ()
     why: str = ""
     sides: Sequence[keras.Layer | None] = ()
+    alike: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the layers on the one input; other arguments were the old layer's."""
+        if self.alike:
+            return self.layers[0](*args, **kwargs)
         x = args[0] if args else next(iter(kwargs.values()))
         if self.sides:
             x = [x if layer is None else layer(x) for layer in self.sides]

@@ -30,6 +30,12 @@ class Spectrum:
         """Those of a tensor unfolded along an axis: (size of the axis, all else)."""
         return cls.of(unfolded(tensor, axis))
 
+    def lost(self, rank: int) -> float:
+        """The share of the squared norm that a rank leaves out."""
+        squares = self.values**2
+        total = squares.sum()
+        return float(squares[rank:].sum() / total) if total else 0.0
+
     def rank(self, energy: float) -> int:
         """The smallest rank, 1 at least, that keeps that share of the squared norm."""
         squares = self.values**2

@@ -1,4 +1,4 @@
-"""`tfc.factorize`: Dense, EinsumDense and convolution layers of low rank."""
+"""`tfc.factorize`: Dense, EinsumDense, convolution and attention layers of low rank."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ def factorize(
       layers, by the singular value decomposition: the closest of that rank.
     - Convolutions with a larger kernel become 1x1, core, 1x1 (Tucker-2, HOSVD bettered by HOOI). A
       side whose rank is full needs no 1x1.
+    - MultiHeadAttention and GroupQueryAttention stay one layer, with narrower heads: keys and
+      queries, and values and outputs, are products in each head, of which the singular value
+      decomposition gives the closest. Heads have one width, for which the norms of all add up.
     - An Embedding that `include` names becomes a narrow one and a Dense layer: fewer parameters,
       for a few multiply-adds, of which there were none; not with `multiply_adds`.
 
@@ -70,7 +73,8 @@ def factorize(
     the idea; Kim et al. 2016 (arXiv:1511.06530) for Tucker-2.
     """
     from tfcompress.surgery.distributed import open_wrappers, wrapped
-    from tfcompress.surgery.low_rank_forms import FACTORIZED, PARAMETERS, NoForm, form_of
+    from tfcompress.surgery.low_rank_forms import FACTORIZED, form_of
+    from tfcompress.surgery.low_rank_plans import PARAMETERS, NoForm
     from tfcompress.surgery.rewriting import Choice, calls_by_layer, check_graph, replaced
     from tfcompress.surgery.work import read_work
 

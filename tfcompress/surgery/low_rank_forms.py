@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,34 +13,18 @@ from tfcompress.graph.copying import Replacement
 from tfcompress.graph.flow import Call
 from tfcompress.graph.state import same_activations
 from tfcompress.surgery.decompositions import Spectrum, relative_error, truncated_svd, tucker2
+from tfcompress.surgery.low_rank_attention import ATTENTION, AttentionForm
+from tfcompress.surgery.low_rank_plans import MULTIPLY_ADDS, PARAMETERS, Namer, NoForm, Plan
 from tfcompress.surgery.multiply_adds import all_multiply_adds
 from tfcompress.surgery.rewriting import UNKNOWN_PLACE, plain_kernels, resizable_config
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
-MULTIPLY_ADDS, PARAMETERS = "multiply_adds", "parameters"
-FACTORIZED = (*_CONVOLUTIONS, layers.Dense, layers.EinsumDense)
-# A name for a new layer, from what it should be called.
-Namer = Callable[[str], str]
+FACTORIZED = (*_CONVOLUTIONS, layers.Dense, layers.EinsumDense, *ATTENTION)
 
 
-class NoForm(Exception):
-    """The layer has no low-rank form; the text says why."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Ranks for a layer.
-
-    Attributes:
-        ranks: one for a matrix, two (inputs, outputs) for a convolution.
-        cost: of the layers that replace it, in its form's unit.
-    """
-
-    ranks: tuple[int, ...]
-    cost: int
-
-
-def form_of(layer: Any, calls: Sequence[Call]) -> MatrixForm | ConvolutionForm | TableForm:
+def form_of(
+    layer: Any, calls: Sequence[Call]
+) -> MatrixForm | ConvolutionForm | TableForm | AttentionForm:
     """The form of a layer.
 
     Args:
@@ -60,6 +43,8 @@ def form_of(layer: Any, calls: Sequence[Call]) -> MatrixForm | ConvolutionForm |
         raise NoForm(why)
     if type(layer) is layers.Embedding:
         return TableForm(layer)
+    if type(layer) in ATTENTION:
+        return AttentionForm(layer, calls)
     if type(layer) not in _CONVOLUTIONS:
         return MatrixForm(layer, calls)
     if layer.groups > 1:

@@ -131,28 +131,36 @@ def _einsum_dense(layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape])
     return einsum_multiply_adds(layer.equation, [inputs[0], tuple(layer.kernel.shape)])
 
 
-def _attention(layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
-    """MultiHeadAttention: four projections, the scores, and the values that they weigh."""
+def attention_multiply_adds(
+    layer: Any, inputs: Sequence[Shape], widths: Sequence[int] | None = None
+) -> int:
+    """Of MultiHeadAttention and GroupQueryAttention.
+
+    Four projections, the scores, and the values that they weigh.
+
+    Args:
+        layer: the layer.
+        inputs: shapes of query, value and, where it is another, key.
+        widths: of the keys and of the values of a head, if they were others than the layer's.
+    """
     query, value, key = _attended(inputs)
     dense = (layer._query_dense, layer._key_dense, layer._value_dense, layer._output_dense)
     q, k, v, o = (size(one.kernel.shape) for one in dense)
+    heads, own = dense[0].kernel.shape[1:]
+    deep = dense[2].kernel.shape[2]
     targets, sources = size(query[:-1]), size(value[:-1])
-    projections = (q + o) * targets + k * size(key[:-1]) + v * sources
     # Sources that each target sees: those along the attention axes.
-    seen = size([value[axis] for axis in layer._attention_axes])
-    return projections + targets * seen * layer.num_heads * (layer.key_dim + layer.value_dim)
-
-
-def _grouped_query_attention(layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
-    query, value, key = _attended(inputs)
-    dense = (layer._query_dense, layer._key_dense, layer._value_dense, layer._output_dense)
-    q, k, v, o = (size(one.kernel.shape) for one in dense)
-    targets, sources = size(query[:-1]), size(value[:-1])
-    projections = (q + o) * targets + k * size(key[:-1]) + v * sources
+    seen = size([value[axis] for axis in getattr(layer, "_attention_axes", (1,))])
+    by_key = (q * targets + k * size(key[:-1])) // own + targets * seen * heads
+    by_value = (o * targets + v * sources) // deep + targets * seen * heads
     gate = getattr(layer, "_gate_dense", None)
-    if gate is not None:
-        projections += size(gate.kernel.shape) * targets
-    return projections + 2 * targets * size((value[1],)) * layer.num_query_heads * layer.head_dim
+    gating = 0 if gate is None else size(gate.kernel.shape) * targets
+    width, depth = widths or (own, deep)
+    return by_key * width + by_value * depth + gating
+
+
+def _attention(layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    return attention_multiply_adds(layer, inputs)
 
 
 def _attended(inputs: Sequence[Shape]) -> tuple[Shape, Shape, Shape]:
@@ -268,7 +276,7 @@ def _rules() -> dict[type, Rule]:
         layers.Bidirectional: _bidirectional,
         layers.TimeDistributed: _time_distributed,
         layers.MultiHeadAttention: _attention,
-        layers.GroupQueryAttention: _grouped_query_attention,
+        layers.GroupQueryAttention: _attention,
         layers.Attention: _dot_attention,
         numpy.Matmul: _last_axis,
         numpy.Dot: _last_axis,
