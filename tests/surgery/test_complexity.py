@@ -391,3 +391,11 @@ def test_a_table_read_backwards_is_a_dense_layer():
     table = layers.ReversibleEmbedding(50, 16)
     model = keras.Model(tokens, table(layers.Dense(16)(table(tokens)), reverse=True))
     assert tfc.complexity(model).multiply_adds == 8 * 16 * 16 + 8 * 16 * 50
+
+
+def test_steps_of_steps_of_a_model_are_counted():
+    inner = keras.Input((6, 5))
+    model = keras.Model(inner, keras.layers.Dense(3)(inner))
+    inputs = keras.Input((2, 4, 6, 5))
+    outer = keras.layers.TimeDistributed(keras.layers.TimeDistributed(model))
+    assert tfc.complexity(keras.Model(inputs, outer(inputs))).multiply_adds == 2 * 4 * 6 * 5 * 3

@@ -515,3 +515,26 @@ def test_steps_with_masks_and_attention_in_them():
     x = examples(model, 64)
     fitted = tfc.factorize(model, rank=4, include=["first", "mid"], data=x)
     assert any("3 layers" in note for note in fitted.compression_report.notes)
+
+
+def test_what_is_called_by_several_paths_stays():
+    """Fitted where it is called last, it would not fit where it was called before."""
+    keras.utils.set_random_seed(0)
+    single = keras.Input((10, 10, 3))
+    y = keras.layers.Conv2D(8, 3, name="convolution")(single)
+    frame = keras.Model(single, keras.layers.GlobalAveragePooling2D()(y), name="frame")
+    steps, image = keras.Input((3, 10, 10, 3)), keras.Input((10, 10, 3))
+    x = keras.layers.GlobalMaxPooling1D()(keras.layers.TimeDistributed(frame)(steps))
+    x = keras.layers.Concatenate()([x, frame(image)])
+    model = keras.Model([steps, image], keras.layers.Dense(3, name="last")(x))
+    random = np.random.default_rng(0)
+    data = [random.normal(size=(64, *t.shape[1:])).astype("float32") for t in model.inputs]
+    wanted = model.predict(data, verbose=0)
+    plain, fitted = (tfc.separate(model, data=one) for one in (None, data))
+    for layer in plain._flatten_layers():
+        if layer.name == "convolution":
+            other = next(one for one in fitted._flatten_layers() if one.name == layer.name)
+            for old, new in zip(layer.get_weights(), other.get_weights(), strict=True):
+                np.testing.assert_array_equal(new, old)
+    off = [np.square(m.predict(data, verbose=0) - wanted).mean() for m in (plain, fitted)]
+    assert off[1] < off[0]

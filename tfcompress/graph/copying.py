@@ -144,12 +144,14 @@ class Copier:
 
     def __init__(
         self,
-        wrap: Wrap = lambda layer, copy: copy,
+        wrap: Wrap | None = None,
         unwrap: Unwrap = lambda layer: layer,
         replacements: Mapping[int, Replacement] | None = None,
         rejoined: Mapping[int, Any] | None = None,
     ) -> None:
-        self._wrap, self._unwrap, self._replacements = wrap, unwrap, replacements or {}
+        self._plain = wrap is None  # every copy stands for its layer, and nothing around it
+        self._wrap: Wrap = wrap or (lambda layer, copy: copy)
+        self._unwrap, self._replacements = unwrap, replacements or {}
         self._rejoined = rejoined or {}
         self._made: dict[int, Any] = {}
         self.result = Copy()
@@ -262,7 +264,7 @@ class Copier:
                 tensors = keras.tree.flatten(inputs_among(args, kwargs))
                 made = self.model(source, [t for t in tensors if isinstance(t, keras.KerasTensor)])
                 outputs = made(*args, **kwargs)
-            elif (self._replacements or self._rejoined) and _opened(source, args, kwargs):
+            elif self._plain and _opened(source, args, kwargs):
                 made = self._distributed(source, args, kwargs)
                 outputs = made(*args, **kwargs)
             elif isinstance(source, keras.Layer):
@@ -278,6 +280,11 @@ class Copier:
     def _layer(self, source: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         try:
             copy = _rebuilt(source)
+            distributed = self._plain and isinstance(source, keras.layers.TimeDistributed)
+            # What it holds may be called without it as well, or be in another.
+            shared = self._made.get(id(source.layer)) if distributed else None
+            if isinstance(shared, keras.Layer):
+                copy = around(source, shared)
             self._tie(source, copy)
             placed = self._wrap(source, copy)
             outputs = placed(*args, **kwargs)  # builds it
@@ -289,6 +296,8 @@ class Copier:
             self.result.shared.append((source, _said(error)))
             return source, source(*args, **kwargs)
         self.result.layers[id(source)] = copy
+        if distributed:
+            self._made.setdefault(id(source.layer), copy.layer)
         return placed, outputs
 
     def _distributed(self, source: Any, args: Any, kwargs: Any) -> Any:

@@ -18,6 +18,7 @@ class FoldedBatchNorm:
         epsilon: added to the variance.
         center: has a beta.
         scale: has a gamma.
+        trainable: False for one that is frozen, as of a layer with trainable=False.
 
     Attributes:
         state: float32 variable, scalar: 1 once the moving statistics are used in training too.
@@ -31,6 +32,7 @@ class FoldedBatchNorm:
         epsilon: float,
         center: bool,
         scale: bool,
+        trainable: bool = True,
     ) -> None:
         def variable(name: str, initial: str, trainable: bool, shape: Any = (channels,)) -> Any:
             return layer.add_weight(
@@ -43,9 +45,9 @@ class FoldedBatchNorm:
                 aggregation="none" if trainable else "mean",
             )
 
-        self.momentum, self.epsilon = momentum, epsilon
-        self.gamma = variable("gamma", "ones", True) if scale else None
-        self.beta = variable("beta", "zeros", True) if center else None
+        self.momentum, self.epsilon, self._trainable = momentum, epsilon, trainable
+        self.gamma = variable("gamma", "ones", trainable) if scale else None
+        self.beta = variable("beta", "zeros", trainable) if center else None
         self.mean = variable("moving_mean", "zeros", False)
         self.variance = variable("moving_variance", "ones", False)
         self.state = variable("batchnorm_state", "zeros", False, ())
@@ -54,7 +56,7 @@ class FoldedBatchNorm:
     def frozen(self) -> bool:
         """Whether training uses the moving statistics; decided when a graph is traced."""
         with tf.init_scope():
-            return bool(self.state.numpy() > 0)
+            return not self._trainable or bool(self.state.numpy() > 0)
 
     def freeze(self) -> None:
         """From now on training uses the moving statistics. Graphs must be traced anew."""

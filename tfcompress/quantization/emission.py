@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,16 +46,19 @@ class Emitter:
     _names: dict[int, str] = field(default_factory=dict)
     _shared: dict[Any, Any] = field(default_factory=dict)
 
-    def build(self, flow: Flow, outputs: Any, name: str) -> QuantizedModel:
+    def build(
+        self, flow: Flow, outputs: Any, name: str, output_names: Sequence[str]
+    ) -> QuantizedModel:
         """The model, with weights.
 
         Args:
             flow: the original's.
             outputs: the nest of tensors that stand for its outputs.
             name: its name.
+            output_names: the names of its outputs, which they keep.
         """
         nodes = self.plan.graph.nodes
-        self._name_all(nodes)
+        self._name_all(nodes, zip(keras.tree.flatten(outputs), output_names, strict=True))
         inputs = keras.tree.map_structure(same_input, flow.inputs)
         tensors: dict[int, Any] = {
             id(value): tensor
@@ -103,6 +106,7 @@ class Emitter:
             weight_bits=self.schemes.get(id(node.owner), self.scheme).weight_bits,
             weights_of="" if first is None else first.name,
             transforms=preserved(node.rows, (), self.preserve if first is None else ()),
+            trainable=node.owner is None or node.owner.trainable,
             **self._grids(node),
         )
         if first is None:
@@ -131,6 +135,7 @@ class Emitter:
         key = (id(node.owner), node.kind, id(node.norm), _bytes(node.input_factor))
         first = None if node.owner is None else self._shared.get(key)
         keeps = self.preserve if first is None and node.trainable else ()
+        parts = [part for part in (node.owner, node.norm) if part is not None]
         layer = QuantizedLinear(
             node.kind,
             node.kernel.shape,
@@ -138,7 +143,8 @@ class Emitter:
             activation=node.activation,
             weight_bits=scheme.weight_bits,
             batchnorm=None if node.norm is None else _batchnorm(node.norm),
-            train_kernel=node.trainable,
+            train_kernel=node.trainable and (node.owner is None or node.owner.trainable),
+            trainable=not parts or any(part.trainable for part in parts),
             scaled_input=node.input_factor is not None,
             transforms=preserved(node.kernel, node.channel_axes, keeps),
             weights_of=first.name if first is not None else "",
@@ -178,28 +184,28 @@ class Emitter:
         names = [self._names[id(owner)] for owner in plan.owners]
         return GridSource(names, symmetric=plan.symmetric, bits=self.plan.bits)
 
-    def _name_all(self, nodes: list[Node]) -> None:
-        outputs = {id(value) for value in self.plan.graph.outputs}
-        kept = [node for node in nodes if isinstance(node, Kept)]
-        taken = {node.operation.name for node in kept if node.call.added is None}
-        for one in kept:
+    def _name_all(self, nodes: list[Node], wanted: Iterable[tuple[Value, str]]) -> None:
+        outputs: dict[int, str] = {}
+        for value, name in wanted:
+            outputs.setdefault(id(value), name)
+        named = [
+            (node, next((outputs[id(v)] for v in node.outputs if id(v) in outputs), ""))
+            for node in nodes
+        ]
+        kept = [(node, name) for node, name in named if isinstance(node, Kept)]
+        taken = {node.operation.name for node, _ in kept if node.call.added is None}
+        # What gives an output has its name before all others: losses and signatures go by it.
+        for node, name in named:
+            if name and not isinstance(node, Kept):
+                self._names[id(node)] = self._fresh(name, taken)
+        for one, name in kept:
             if one.call.added is not None:
-                path = one.call.path
-                if any(id(value) in outputs for value in one.outputs):
-                    path = path.removesuffix("/steps")
-                one.operation.name = self._fresh(path.replace("/", "."), taken)
+                one.operation.name = self._fresh(name or one.call.path.replace("/", "."), taken)
         for node in nodes:
-            if isinstance(node, Kept):
+            if isinstance(node, Kept) or id(node) in self._names:
                 continue
             path = node.paths[0] if node.paths else f"{node.call.path}_{node.kind}"  # type: ignore[attr-defined]
-            if any(id(value) in outputs for value in node.outputs):
-                path = node.call.path  # Signatures are named by it.
-                if node.call.added is not None:
-                    path = path.removesuffix("/steps")
-            base = path.replace("/", ".")
-            if isinstance(node, Operator) and not node.paths:
-                base = f"{node.call.path}_{node.kind}".replace("/", ".")
-            self._names[id(node)] = self._fresh(base, taken)
+            self._names[id(node)] = self._fresh(path.replace("/", "."), taken)
 
     @staticmethod
     def _fresh(base: str, taken: set[str]) -> str:
@@ -216,5 +222,5 @@ def _bytes(array: Any) -> bytes:
 
 
 def _batchnorm(layer: keras.layers.BatchNormalization) -> dict[str, Any]:
-    names = ("momentum", "epsilon", "center", "scale")
+    names = ("momentum", "epsilon", "center", "scale", "trainable")
     return {name: getattr(layer, name) for name in names}

@@ -12,7 +12,7 @@ import numpy as np
 from tfcompress import registry
 from tfcompress.conversion import calibration, export
 from tfcompress.errors import ConfigError
-from tfcompress.graph.calls import is_graph
+from tfcompress.graph.calls import functional, is_graph
 from tfcompress.graph.copying import own_classes
 from tfcompress.graph.flow import Flow, read_flow
 from tfcompress.quantization import modes, observers
@@ -193,7 +193,7 @@ def _quantize_graph(
     outputs = keras.tree.map_structure(
         lambda value: plan.outputs[id(graph.standing_for(value))], lowered.outputs
     )
-    result = emitter.build(flow, outputs, name)
+    result = emitter.build(flow, outputs, name, functional(model).output_names)
     _describe(report, flow, plan, emitter)
     return result
 

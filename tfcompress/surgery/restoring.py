@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,8 +136,10 @@ def restored(
 def _pairs(before: Flow, after: Flow, replaced: Mapping[int, Any]) -> dict[int, Call]:
     """By `id` of a call of the smaller model, the one that it stands for, if there is one each.
 
-    Layers that both models share, as they could not be copied, are to stay as they are.
+    Layers that both models share, as they could not be copied, are to stay as they are, and so
+    are those that are called by several paths, as in a TimeDistributed and without it.
     """
+    times = Counter(id(call.operation) for call in (*before.calls, *after.calls))
     whole = {id(call.operation) for call in before.calls}
     old: dict[Any, list[Call]] = {}
     for call in before.calls:
@@ -154,6 +157,7 @@ def _pairs(before: Flow, after: Flow, replaced: Mapping[int, Any]) -> dict[int, 
         and len(old.get(key, ())) == 1
         and calls[0].inputs
         and id(calls[0].operation) not in whole
+        and times[id(calls[0].operation)] == times[id(old[key][0].operation)] == 1
     }
 
 

@@ -72,8 +72,11 @@ class Trace:
 
 def is_known(layer: Any) -> bool:
     """Whether a call of the layer is one step: there is a rule, or nothing to count in it."""
-    if isinstance(layer, (keras.layers.Bidirectional, keras.layers.TimeDistributed)):
+    wrappers = (keras.layers.Bidirectional, keras.layers.TimeDistributed)
+    if isinstance(layer, wrappers):
         inner = getattr(layer, "forward_layer", None) or layer.layer
+        if isinstance(inner, wrappers):
+            return is_known(inner)
         return rule_of(inner) is not None or not holds_layers(inner)
     if rule_of(layer) is not None:
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tfcompress import registry
@@ -54,8 +54,10 @@ def wrap(model: Any, plan: Plan, report: CompressionReport, remedy: str = "") ->
         ModelTypeError: a subclassed model that cannot be rebuilt.
         ConfigError: no layer of the plan can be copied.
     """
+    made: list[tuple[Any, Any]] = []
 
     def wrapped(layer: Any, copy: Any) -> Any:
+        made.append((layer, copy))
         own = {i: weight for i, weight in enumerate(layer.weights) if id(weight) in plan}
         if not own:
             return copy
@@ -69,12 +71,29 @@ def wrap(model: Any, plan: Plan, report: CompressionReport, remedy: str = "") ->
     for wrapper in wrappers(copy.model):
         wrapper.settle()
     _report_left(model, copy, report)
+    _report_parted(made, report)
     if not wrappers(copy.model):
         raise ConfigError(
             f"The model {model.name!r} has no layer for tfc.{report.verb} that can be copied:\n"
             f"{report}\n{remedy}".rstrip()
         )
     return driven(copy.model, report)
+
+
+def _report_parted(made: Sequence[tuple[Any, Any]], report: CompressionReport) -> None:
+    """Tells of weights that layers shared, as those in a TimeDistributed, and do no longer."""
+    found: dict[int, dict[int, str]] = {}
+    for layer, copy in made:
+        for old, new in zip(layer.weights, copy.weights, strict=False):
+            found.setdefault(id(old), {})[id(new)] = layer.name
+    parted = sorted({tuple(names.values()) for names in found.values() if len(names) > 1})
+    if parted:
+        shown = "; ".join(" and ".join(map(repr, names)) for names in parted)
+        remedy = " tfc.PruningCallback works in place, where they stay shared."
+        report.notes.append(
+            f"Weights that layers shared are each one's own now: {shown}."
+            + (remedy if report.verb == "prune" else "")
+        )
 
 
 def _report_left(model: Any, copy: Copy, report: CompressionReport) -> None:
