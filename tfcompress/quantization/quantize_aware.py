@@ -56,7 +56,8 @@ def quantize_aware(
     grid of integers; forward passes run on these integers, with the runtime's own rounding, and
     gradients pass straight through it. What `TimeDistributed` holds has all steps in one batch, as
     in the file (see `tfc.convert`). What has no int8 form stays float and is reported. The model
-    trains with plain `fit`; `tfc.convert(qmodel, "int8")` needs no data.
+    trains with plain `fit`; `tfc.convert(qmodel, "int8")` needs no data. Outputs keep their names,
+    and layers with `trainable=False` do not train.
 
     Args:
         model: a built Keras 3 model; it does not change. Its weights are taken over; what
