@@ -48,7 +48,8 @@ def _time_distributed(call: Call, found: Analysis) -> None:
     if isinstance(wrapper.layer, keras.Model):
         raise Barrier(
             "it holds a model whose steps are not known to be apart (layers of your own, masks, "
-            "sizes left open, or a batch size that is not): work on that alone, before it is wrapped"
+            "sizes left open, or a batch size that is not): work on that alone, before it is "
+            "wrapped"
         )
     axes = found.axes(value)
     found.atoms.pin(axes[1])
