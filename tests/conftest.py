@@ -7,12 +7,17 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+import hypothesis
 import numpy as np
 import pytest
 from support import data_folder, randomize, software_gpu_driver
 
 if software_gpu_driver() is not None:  # before any child process is started
     os.environ.setdefault("VK_DRIVER_FILES", str(software_gpu_driver()))
+
+# Tests check what is right, never how long it takes.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_collection_modifyitems(items):
