@@ -36,10 +36,14 @@ def sequential():
 
 
 @pytest.mark.parametrize("build", [two_heads, nested_heads, sequential])
-def test_outputs_keep_their_names(build, x):
+def test_outputs_keep_their_names(build, x, tmp_path):
     model = build()
     qmodel = tfc.quantize_aware(model, calibration_data=x)
     names = getattr(model, "output_names", ["out"])
+    for made in (qmodel, tfc.strip(tfc.adapt(qmodel, "last"))):
+        assert made.output_names == names
+    qmodel.save(tmp_path / "model.keras")
+    qmodel = keras.models.load_model(tmp_path / "model.keras")
     assert qmodel.output_names == names
     tflite = tfc.convert(qmodel, "int8")
     assert tflite.report.settings["identical"] == 1

@@ -175,6 +175,8 @@ class Copier:
         options = {"name": model.name, "trainable": model.trainable}
         if _takes_graph(cls):
             copy = cls(inputs, outputs, **options)
+            if not (self._replacements or self._rejoined):
+                copy.output_names = list(model.output_names)  # which may be others than its layers'
         else:
             self._note_class(model, cls)
             copy = keras.Model(inputs, outputs, **options)

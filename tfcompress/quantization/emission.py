@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,10 +55,10 @@ class Emitter:
             flow: the original's.
             outputs: the nest of tensors that stand for its outputs.
             name: its name.
-            output_names: the names of its outputs, which they keep.
+            output_names: the names of its outputs, which they keep: losses and signatures go by it.
         """
         nodes = self.plan.graph.nodes
-        self._name_all(nodes, zip(keras.tree.flatten(outputs), output_names, strict=True))
+        self._name_all(nodes)
         inputs = keras.tree.map_structure(same_input, flow.inputs)
         tensors: dict[int, Any] = {
             id(value): tensor
@@ -69,7 +69,10 @@ class Emitter:
             for value, tensor in zip(node.outputs, results, strict=True):
                 tensors[id(value)] = tensor
         made = keras.tree.map_structure(lambda value: tensors[id(value)], outputs)
-        return QuantizedModel(inputs, made, name=name)
+        model = QuantizedModel(inputs, made, name=name)
+        # A layer and its activation are two operators here, and the first has the layer's name.
+        model.output_names = list(output_names)
+        return model
 
     def _call(self, node: Node, tensors: dict[int, Any]) -> Any:
         given = [tensors[id(value)] for value in node.inputs]
@@ -184,28 +187,28 @@ class Emitter:
         names = [self._names[id(owner)] for owner in plan.owners]
         return GridSource(names, symmetric=plan.symmetric, bits=self.plan.bits)
 
-    def _name_all(self, nodes: list[Node], wanted: Iterable[tuple[Value, str]]) -> None:
-        outputs: dict[int, str] = {}
-        for value, name in wanted:
-            outputs.setdefault(id(value), name)
-        named = [
-            (node, next((outputs[id(v)] for v in node.outputs if id(v) in outputs), ""))
-            for node in nodes
-        ]
-        kept = [(node, name) for node, name in named if isinstance(node, Kept)]
-        taken = {node.operation.name for node, _ in kept if node.call.added is None}
-        # What gives an output has its name before all others: losses and signatures go by it.
-        for node, name in named:
-            if name and not isinstance(node, Kept):
-                self._names[id(node)] = self._fresh(name, taken)
-        for one, name in kept:
+    def _name_all(self, nodes: list[Node]) -> None:
+        outputs = {id(value) for value in self.plan.graph.outputs}
+        kept = [node for node in nodes if isinstance(node, Kept)]
+        taken = {node.operation.name for node in kept if node.call.added is None}
+        for one in kept:
             if one.call.added is not None:
-                one.operation.name = self._fresh(name or one.call.path.replace("/", "."), taken)
+                path = one.call.path
+                if any(id(value) in outputs for value in one.outputs):
+                    path = path.removesuffix("/steps")
+                one.operation.name = self._fresh(path.replace("/", "."), taken)
         for node in nodes:
-            if isinstance(node, Kept) or id(node) in self._names:
+            if isinstance(node, Kept):
                 continue
             path = node.paths[0] if node.paths else f"{node.call.path}_{node.kind}"  # type: ignore[attr-defined]
-            self._names[id(node)] = self._fresh(path.replace("/", "."), taken)
+            if any(id(value) in outputs for value in node.outputs):
+                path = node.call.path
+                if node.call.added is not None:
+                    path = path.removesuffix("/steps")
+            base = path.replace("/", ".")
+            if isinstance(node, Operator) and not node.paths:
+                base = f"{node.call.path}_{node.kind}".replace("/", ".")
+            self._names[id(node)] = self._fresh(base, taken)
 
     @staticmethod
     def _fresh(base: str, taken: set[str]) -> str:

@@ -43,16 +43,20 @@ class QuantizedModel(keras.Model):
         object.__setattr__(self, "_report", report)
 
     def get_config(self) -> dict[str, Any]:
-        """The layers and their calls, and the report."""
+        """The layers and their calls, the report, and the outputs' names."""
         report = self.compression_report
-        return {**super().get_config(), "report": report and report.to_dict()}
+        names = list(self.output_names)
+        return {
+            **super().get_config(), "report": report and report.to_dict(), "output_names": names,
+        }  # fmt: skip
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> QuantizedModel:
         """The inverse of `get_config`."""
         config = dict(config)
-        report = config.pop("report", None)
+        report, names = config.pop("report", None), config.pop("output_names", None)
         model = super().from_config(config, custom_objects)
+        model.output_names = names or model.output_names
         model.compression_report = report and CompressionReport.from_dict(report)
         return model
 
