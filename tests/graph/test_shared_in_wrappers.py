@@ -64,10 +64,13 @@ def test_copies_share_what_the_model_shared(model, verb):
     assert len(made.trainable_variables) <= len(model.trainable_variables)
 
 
-def test_what_a_wrapping_verb_parts_is_told(model):
-    pruned = tfc.prune(model, tfc.ConstantSparsity(0.5, 0))
-    told = any("shared are each one's own" in note for note in pruned.compression_report.notes)
-    assert told == (tfc.strip(pruned).count_params() > model.count_params())
+@pytest.mark.parametrize(
+    "verb", [lambda m: tfc.prune(m, tfc.ConstantSparsity(0.5, 0)), lambda m: tfc.cluster(m, 4)]
+)
+def test_what_a_wrapping_verb_parts_is_told(model, verb):
+    made = verb(model)
+    told = any("shared are each one's own" in note for note in made.compression_report.notes)
+    assert told == (tfc.strip(made).count_params() > model.count_params())
 
 
 def test_a_layer_called_twice_is_not_parted():

@@ -281,12 +281,11 @@ class Copier:
 
     def _layer(self, source: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         try:
-            copy = _rebuilt(source)
             distributed = self._plain and isinstance(source, keras.layers.TimeDistributed)
             # What it holds may be called without it as well, or be in another.
             shared = self._made.get(id(source.layer)) if distributed else None
-            if isinstance(shared, keras.Layer):
-                copy = around(source, shared)
+            same = isinstance(shared, keras.Layer)
+            copy = around(source, shared) if same else _rebuilt(source)
             self._tie(source, copy)
             placed = self._wrap(source, copy)
             outputs = placed(*args, **kwargs)  # builds it

@@ -70,7 +70,8 @@ def factorize(
         >>> print(smaller.compression_report)
 
     Source: Denton et al. 2014 (arXiv:1404.0736) and Jaderberg et al. 2014 (arXiv:1405.3866) for
-    the idea; Kim et al. 2016 (arXiv:1511.06530) for Tucker-2.
+    the idea; Kim et al. 2016 (arXiv:1511.06530) for Tucker-2; Elhage et al. 2021, "A Mathematical
+    Framework for Transformer Circuits", for heads as two products.
     """
     from tfcompress.surgery.distributed import open_wrappers, wrapped
     from tfcompress.surgery.low_rank_forms import FACTORIZED, form_of
