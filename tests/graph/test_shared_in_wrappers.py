@@ -55,7 +55,8 @@ def outputs(model):
 
 
 @pytest.mark.parametrize(
-    "verb", [tfc.remove_dead, tfc.fold_batchnorm, lambda m: tfc.factorize(m, energy=1.0)]
+    "verb",
+    [tfc.remove_dead, tfc.fold_batchnorm, lambda m: tfc.factorize(m, energy=1.0), tfc.strip],
 )
 def test_copies_share_what_the_model_shared(model, verb):
     made = verb(model)

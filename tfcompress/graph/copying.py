@@ -281,10 +281,12 @@ class Copier:
 
     def _layer(self, source: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         try:
-            distributed = self._plain and isinstance(source, keras.layers.TimeDistributed)
+            distributed = isinstance(source, keras.layers.TimeDistributed)
             # What it holds may be called without it as well, or be in another.
             shared = self._made.get(id(source.layer)) if distributed else None
-            same = isinstance(shared, keras.Layer)
+            same = isinstance(shared, keras.Layer) and (
+                self._plain or shared is self.result.layers.get(id(source.layer))
+            )
             copy = around(source, shared) if same else _rebuilt(source)
             self._tie(source, copy)
             placed = self._wrap(source, copy)
@@ -297,8 +299,9 @@ class Copier:
             self.result.shared.append((source, _said(error)))
             return source, source(*args, **kwargs)
         self.result.layers[id(source)] = copy
-        if distributed:
+        if distributed and placed is copy:  # nothing was put in its place
             self._made.setdefault(id(source.layer), copy.layer)
+            self.result.layers.setdefault(id(source.layer), copy.layer)
         return placed, outputs
 
     def _distributed(self, source: Any, args: Any, kwargs: Any) -> Any:
