@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
+
 from tfcompress.variables import value_of
 
 # The kernel's attribute, and those of the two matrices.
@@ -38,7 +40,8 @@ def merge(source: Any, copy: Any) -> None:
         merged = value_of(getattr(copy, kernel))
         for name in (a, b):
             copy._untrack_variable(getattr(copy, name))
-            delattr(copy, name)
+            # Keras's own `del` collects the garbage of the whole process, for each variable.
+            super(keras.Layer, copy).__delattr__(name)
         copy.lora_enabled, copy.lora_rank, copy.lora_alpha = False, None, None
         variable = getattr(copy, f"_{kernel}")
         variable.trainable = copy.trainable
