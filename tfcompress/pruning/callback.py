@@ -6,9 +6,8 @@ import os
 import warnings
 from typing import Any
 
-import keras
-
 from tfcompress import registry
+from tfcompress.first_step import FirstStep
 from tfcompress.keras3 import check_keras3
 from tfcompress.pruning.pruner import Pruner, check_nothing_given
 from tfcompress.pruning.settings import PruningSettings
@@ -18,7 +17,7 @@ from tfcompress.scope import ScopeLike
 from tfcompress.variables import value_of
 
 
-class PruningCallback(keras.callbacks.Callback):
+class PruningCallback(FirstStep):
     """Prunes a model's kernels while it trains.
 
     After `fit` the zeros are in the model's own weights: nothing to strip. The target sparsity is

@@ -6,10 +6,9 @@ import math
 import warnings
 from typing import Any
 
-import keras
-
 from tfcompress import registry
 from tfcompress.errors import ConfigError, ModelTypeError
+from tfcompress.first_step import FirstStep
 from tfcompress.keras3 import check_keras3
 from tfcompress.quantization.linear_layer import QuantizedLinear
 from tfcompress.quantization.model import quantized_layers
@@ -17,7 +16,7 @@ from tfcompress.quantization.model import quantized_layers
 When = int | float | None
 
 
-class QuantizationCallback(keras.callbacks.Callback):
+class QuantizationCallback(FirstStep):
     """Freezes BatchNorm, then ranges, so that the last steps train what ships.
 
     Args:
@@ -66,6 +65,7 @@ class QuantizationCallback(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Freezes what is due before this batch."""
+        super().on_train_batch_begin(batch, logs)
         if self._due(self.freeze_batchnorm, batch) and "batchnorm" not in self._done:
             self._done.add("batchnorm")
             norms = self._norms()

@@ -14,6 +14,7 @@ import numpy as np
 
 from tfcompress import files, registry
 from tfcompress.errors import ConfigError, DataError, ModelTypeError
+from tfcompress.first_step import FirstStep
 from tfcompress.keras3 import check_keras3
 from tfcompress.resume import replay, saves, seeds
 from tfcompress.variables import value_of
@@ -35,7 +36,7 @@ def check_save_freq(save_freq: Any) -> None:
         )
 
 
-class Resume(keras.callbacks.Callback):
+class Resume(FirstStep):
     """Saves training as it goes on, and goes on from the last save when `fit` is called again.
 
     Run the same script again after a crash, a kill or a power cut: `fit` continues after the last

@@ -8,11 +8,12 @@ import keras
 
 from tfcompress import registry
 from tfcompress.errors import ConfigError
+from tfcompress.first_step import FirstStep
 from tfcompress.keras3 import check_keras3
 from tfcompress.scope import ScopeLike, resolve
 
 
-class BatchNormSparsity(keras.callbacks.Callback):
+class BatchNormSparsity(FirstStep):
     """Puts an L1 penalty on the scales (gamma) of BatchNormalization while a model trains.
 
     Scales of channels that matter little go to exactly 0, and `tfc.shrink(importance="bn_gamma")`

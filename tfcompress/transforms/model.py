@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from tfcompress import registry
+from tfcompress.first_step import FirstStep
 from tfcompress.graph import attributes
 from tfcompress.graph.calls import is_graph
 from tfcompress.graph.copying import as_plain
@@ -56,7 +57,7 @@ class DrivenFit:
         inside = registry.student_of(self)  # itself, but for a distiller
         drivers = inside._drivers if isinstance(inside, DrivenFit) else self._drivers
         kinds = {transform.driver() for w in wrappers(inside) for transform in w.transforms}
-        for kind in sorted(kinds | self.own_drivers(), key=str):
+        for kind in sorted(kinds | self.own_drivers() | {FirstStep}, key=str):
             if kind is None or any(isinstance(callback, kind) for callback in given):
                 continue
             driver = drivers.setdefault(kind, kind())
