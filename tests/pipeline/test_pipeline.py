@@ -21,6 +21,7 @@ RUNS = Path(__file__).with_name("pipeline_runs.py")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
+    keras.utils.set_random_seed(1)  # not that of `network`, which other tests may have left
     before = random.getstate(), np.random.get_state()[1].tolist()
     model = network()
     weights = [np.array(w) for w in model.get_weights()]
