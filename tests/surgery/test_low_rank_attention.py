@@ -158,6 +158,14 @@ def test_a_share_of_multiply_adds_is_reached():
     assert tfc.complexity(made).multiply_adds <= 0.6 * before
 
 
+def test_projections_are_told_of_where_attention_is_left_only():
+    model = self_attention()()
+    report = tfc.factorize(model, rank=2).compression_report
+    assert [entry.name for entry in report.entries] == ["attention"]
+    report = tfc.factorize(model, rank=2, exclude="attention").compression_report
+    assert {"attention", "attention/query"} <= {entry.name for entry in report.left}
+
+
 def test_it_trains_saves_and_converts(tmp_path):
     model = network("self")
     made = tfc.factorize(model, rank=4)

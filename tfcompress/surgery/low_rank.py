@@ -128,10 +128,17 @@ def _replacements(
 
     taken = {layer.name for _, layer in choice.layers}
     found: dict[int, Any] = {}
+    # What becomes of attention is told of the whole; its projections have no place of their own.
+    parts = {
+        id(part)
+        for _, layer in choice.layers
+        if id(layer) in forms
+        for part in layer._flatten_layers(include_self=False)
+    }
     for path, layer in choice.layers:
         kind, form, plan = type(layer).__name__, forms.get(id(layer)), plans.get(id(layer))
         if form is None or plan is None:
-            if id(layer) in reasons:
+            if id(layer) in reasons and id(layer) not in parts:
                 report.add(path, kind, "left", reasons[id(layer)])
             continue
         if plan.cost >= form.before:
