@@ -59,7 +59,6 @@ def test_whatever_of_ours_trains(verb, tmp_path):
         "resume": lambda: [tfc.Resume(tmp_path)],
         "prune": lambda: [tfc.PruningCallback(tfc.ConstantSparsity(0.5, begin_step=0))],
         "slim": lambda: [tfc.BatchNormSparsity(1e-3)],
-        "quantize_aware": lambda: [tfc.QuantizationCallback()],
     }
     models = {
         "quantize_aware": lambda: tfc.quantize_aware(model),

@@ -11,10 +11,11 @@ from tfcompress.graph.calls import functional
 from tfcompress.quantization.islands import BOUNDARIES, KINDS
 from tfcompress.quantization.layers import QuantizedLayer, QuantizedOperation
 from tfcompress.report import CompressionReport
+from tfcompress.transforms.model import DrivenFit
 
 
 @keras.saving.register_keras_serializable("tfcompress")
-class QuantizedModel(keras.Model):
+class QuantizedModel(DrivenFit, keras.Model):
     """What `tfc.quantize_aware` returns: a Functional model that computes on integers.
 
     It trains, saves, loads and is cloned as any Keras model; `tfc.convert(model, "int8")` makes
