@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+import two_devices
 
 import tfcompress as tfc
 from tfcompress.first_step import FirstStep, build_optimizer
 
+replicas = two_devices.replicas
 X = np.random.default_rng(0).normal(size=(32, 8)).astype("float32")
 Y = (X.sum(1, keepdims=True) > 0).astype("float32")
 
@@ -85,10 +86,8 @@ def test_layers_that_a_callback_unfreezes_as_it_begins_train():
     assert (model.layers[0].get_weights()[0] != before).any()
 
 
-def test_replicas_have_their_variables():
-    devices = tf.config.list_logical_devices("CPU")
-    strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
-    with strategy.scope():
+def test_replicas_have_their_variables(replicas):
+    with replicas.scope():
         model = network()
         model.compile("adam", "mse")
     build_optimizer(model)
