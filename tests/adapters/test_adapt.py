@@ -1,5 +1,6 @@
 """What `tfc.adapt` trains, what stays bit for bit, and what merging keeps."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -393,6 +394,12 @@ def test_lora_of_keras_is_merged_by_strip(with_lora):
     assert [w.path for w in plain.weights] == [w.path for w in network().weights]
     assert all(v.trainable for v in plain.get_layer("scores").weights)
     assert "lora_rank" not in plain.get_layer("scores").get_config()
+
+
+def test_merging_does_not_collect_the_garbage_of_the_process(with_lora, monkeypatch):
+    """Keras does, whenever a layer's variable is deleted: seconds for each in a large process."""
+    monkeypatch.setattr(gc, "collect", lambda *_: pytest.fail("collected"))
+    assert not hasattr(tfc.strip(with_lora).get_layer("scores"), "lora_kernel_a")
 
 
 def test_other_verbs_take_it(with_lora, tmp_path):
