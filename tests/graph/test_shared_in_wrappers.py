@@ -66,7 +66,13 @@ def test_copies_share_what_the_model_shared(model, verb):
 
 
 @pytest.mark.parametrize(
-    "verb", [lambda m: tfc.prune(m, tfc.ConstantSparsity(0.5, 0)), lambda m: tfc.cluster(m, 4)]
+    "verb",
+    [
+        lambda m: tfc.prune(m, tfc.ConstantSparsity(0.5, 0)),
+        lambda m: tfc.cluster(m, 4),
+        lambda m: tfc.adapt(m, "lora"),
+        lambda m: tfc.adapt(m, "biases"),
+    ],
 )
 def test_what_a_wrapping_verb_parts_is_told(model, verb):
     made = verb(model)
