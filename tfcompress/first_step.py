@@ -1,8 +1,8 @@
 """What makes the first step of `fit` begin sooner: the optimizer's variables are there before it.
 
 Keras makes them while TensorFlow traces that step, and TensorFlow traces a function that makes
-variables twice. Made before, they halve the time that a training takes to begin (MobileNetV2 with
-Adam: 38 seconds of one core, or 20).
+variables twice. Made before, they halve the time that a training takes to begin
+(examples/benchmarks/first_step.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def build_optimizer(model: Any) -> None:
     step of the user's own may train by other variables.
 
     Args:
-        model: a compiled Keras model.
+        model: a compiled Keras model, or one in `fit`.
     """
     optimizer = model.optimizer
     if not isinstance(optimizer, keras.optimizers.Optimizer) or optimizer.built:

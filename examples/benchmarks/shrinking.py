@@ -4,14 +4,15 @@
         [--only NETWORK] [--variants NAME] [--seeds N] [--workers N] [--plot FILE.png]
 
 From a trained float network, tfcompress takes a share of the multiply-adds away (`tfc.shrink` by
-Taylor importance, after `tfc.drop_layers` where the variant says so, or `tfc.separate`; all fitted
-on 2,000 training examples), and the smaller network trains on: half of its label is what the dense
-network says, the learning rate falls as a cosine. The control is the dense network, trained on as
-long in the same way. Points are paired with the control of the same seed; "before" is the accuracy
-before training on. Then the smaller network is trained quantization-aware for two more epochs and
-converted, its file freed by `tfc.slim` of what no runtime reads. Latency: XNNPACK, one thread,
-files of one network and seed taking turns; "faster" is against the dense float file. With
-`--resume`, finished rows are kept in DIR. A network takes up to an hour of one core for each seed.
+Taylor importance, after `tfc.drop_layers` where the variant says so, `tfc.separate` or
+`tfc.factorize`; all fitted on 2,000 training examples), and the smaller network trains on: half of
+its label is what the dense network says, the learning rate falls as a cosine. The control is the
+dense network, trained on as long in the same way. Points are paired with the control of the same
+seed; "before" is the accuracy before training on. Then the smaller network is trained
+quantization-aware for two more epochs and converted, its file freed by `tfc.slim` of what no
+runtime reads. Latency: XNNPACK, one thread, files of one network and seed taking turns; "faster" is against the
+dense float file. With `--resume`, finished rows are kept in DIR. A network takes up to an hour of
+one core for each seed.
 """
 
 from __future__ import annotations

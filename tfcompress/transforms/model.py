@@ -21,8 +21,8 @@ from tfcompress.transforms.wrapper import TransformedLayer, wrappers
 class DrivenFit:
     """A model whose `fit` adds the callbacks that training it needs.
 
-    Those are what the transforms of its layers ask for, and `own_drivers`; one of a class that is
-    given is not added.
+    Those are what the transforms of its layers ask for, `own_drivers`, and `FirstStep`; one of a
+    class that is given is not added.
     """
 
     @functools.cached_property
