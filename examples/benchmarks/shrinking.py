@@ -10,9 +10,9 @@ its label is what the dense network says, the learning rate falls as a cosine. T
 dense network, trained on as long in the same way. Points are paired with the control of the same
 seed; "before" is the accuracy before training on. Then the smaller network is trained
 quantization-aware for two more epochs and converted, its file freed by `tfc.slim` of what no
-runtime reads. Latency: XNNPACK, one thread, files of one network and seed taking turns; "faster" is against the
-dense float file. With `--resume`, finished rows are kept in DIR. A network takes up to an hour of
-one core for each seed.
+runtime reads. Latency: XNNPACK, one thread, files of one network and seed taking turns; "faster" is
+against the dense float file. With `--resume`, finished rows are kept in DIR. A network takes up to
+an hour of one core for each seed.
 """
 
 from __future__ import annotations
